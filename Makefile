@@ -1,0 +1,52 @@
+# One command per job; each sets up what it needs, in this folder only.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check format test test-full bench tools clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## train, serve, send traffic, let it go wrong; options in ARGS="--seconds 60 --scenario noise"
+	$(BIN)/sidecar demo $(ARGS)
+
+check: $(READY) ## formatting, lint, types, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/python grafana/generate.py --check
+	$(BIN)/python docs/generate_metrics.py --check
+	$(BIN)/python docs/check_links.py
+
+format: $(READY) ## rewrite formatting, and everything that is generated
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python protos/generate.py
+	$(BIN)/python grafana/generate.py
+	$(BIN)/python docs/generate_metrics.py
+
+tools: $(READY) ## Prometheus and Alertmanager into .tools/, without root
+	$(BIN)/python tools/fetch.py
+
+test: $(READY) tools ## all tests but the slow ones
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-full: $(READY) tools ## all tests
+	$(PYTEST) $(ARGS)
+
+bench: $(READY) ## the benchmarks: ratios side by side, JSON in build/bench/
+	$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## remove everything that was built here
+	rm -rf .venv .tools build .mypy_cache .ruff_cache .pytest_cache .hypothesis

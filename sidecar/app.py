@@ -1,0 +1,370 @@
+"""Composition root: builds every part from the settings, starts them in order and stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import uvicorn
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from sidecar import capture, runtime
+from sidecar.capture import Drainer, Guard, Recorder, Sampler
+from sidecar.console.http import application
+from sidecar.drift import DriftMonitor, Reference, ReferenceBuilder
+from sidecar.errors import ConfigError, InferenceError, ModelError
+from sidecar.export.activations import ActivationCollector, Watched
+from sidecar.export.serving import ServingMetrics
+from sidecar.runtime import Runtime
+from sidecar.runtime.executor import Executor
+from sidecar.server.security import bearer_token
+from sidecar.server.server import Server
+from sidecar.settings import ModelSettings, ServerSettings, Settings
+from sidecar.sketch import Reading
+from sidecar.timeline import Timeline
+from sidecar.types import DATATYPES, Clock, InferRequest, Servable, Tap, TelemetryStatus, Tensor
+
+_log = logging.getLogger("sidecar.app")
+
+STOP_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class Observation:
+    """Everything that watches one model: present only when its self-check passed."""
+
+    taps: tuple[Tap, ...]
+    recorder: Recorder
+    timeline: Timeline
+    monitor: DriftMonitor
+    drainer: Drainer = field(init=False)
+
+
+class Model:
+    """One model version: its runtime, its executor and, if all went well, its observation.
+
+    detail: why it is not observed, "" if it is.
+    """
+
+    def __init__(self, settings: ModelSettings, everything: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.runtime = runtime.load(settings)
+        self.batched = settings.batching.max_rows > 0
+        self.detail = "capture.enabled is false"
+        self.observation: Observation | None = None
+        _warm_up(self.runtime, settings.batching.max_rows)
+        if everything.capture.enabled:
+            self._observe(everything, clock)
+        self.executor = Executor(
+            self.runtime,
+            self.observation.recorder if self.observation else None,
+            everything.capture.patience_ms / 1000,
+            batched=self.batched,
+        )
+        self.servable = Servable(
+            settings.name,
+            settings.version,
+            self.runtime.platform,
+            self.runtime.inputs,
+            self.runtime.outputs,
+            settings.batching.max_rows,
+            self.executor.execute,
+        )
+
+    def _observe(self, everything: Settings, clock: Clock) -> None:
+        """Instrument and check. A model that cannot be observed is served plain; a wrong setting is refused."""
+        try:
+            self.observation = observe(self.runtime, self.settings, everything, clock)
+            self.detail = ""
+        except (ModelError, InferenceError) as error:
+            self.detail = str(error)
+            _log.error("%s is served without telemetry: %s", self.settings.name, error)
+
+    def status(self) -> TelemetryStatus:
+        if self.observation is None:
+            return TelemetryStatus(False, self.detail, inference_seconds=self.executor.seconds)
+        recorder, drainer = self.observation.recorder, self.observation.drainer
+        inside = recorder.nanoseconds / 1e9
+        return TelemetryStatus(
+            True,
+            self.detail,
+            sampled=recorder.sampled,
+            dropped=dict(recorder.dropped),
+            failures=dict(recorder.guard.failures),
+            telemetry_seconds=inside + drainer.seconds,
+            inference_seconds=self.executor.seconds - inside,
+            last_drain=drainer.last,
+        )
+
+    def watched(self) -> Watched:
+        observation = self.observation
+        return Watched(
+            self.settings.name,
+            self.settings.version,
+            lambda: self.servable.ready,
+            self.status,
+            observation.timeline if observation else None,
+            observation.monitor if observation else None,
+        )
+
+
+def _warm_up(model: Runtime, max_rows: int) -> None:
+    """Run the smallest and the largest batch once. Raises InferenceError when the settings do not fit the model."""
+    model.prepare_thread()
+    for rows in sorted({1, max(max_rows, 1)}):
+        model.plain(model.example(rows))
+
+
+def find_taps(
+    model: Runtime, settings: ModelSettings
+) -> tuple[tuple[Tap, ...], capture.Shapes, capture.Shapes]:
+    """The taps that `settings` choose, and the shapes of all activations for batches of 2 and of 3."""
+    graph = model.graph()
+    names = capture.choose(graph, settings.taps)
+
+    def shapes(rows: int) -> capture.Shapes:
+        return capture.trial_shapes(graph, names, lambda: model.plain(model.example(rows)))
+
+    small = shapes(2)
+    return capture.describe(graph, names, small), small, shapes(3)
+
+
+def observe(model: Runtime, settings: ModelSettings, everything: Settings, clock: Clock) -> Observation:
+    """Build the instrumented variant and check it: every tap fires, and the outputs are those of the plain one.
+
+    Raises ConfigError for taps that match nothing, BaselineError for a baseline of something else, ModelError
+    or InferenceError when the model cannot be observed.
+    """
+    guard = Guard()
+    taps, small, large = find_taps(model, settings)
+    recorder = Recorder(
+        Sampler(everything.capture),
+        guard,
+        slots=everything.capture.slots,
+        max_rows=settings.batching.max_rows,
+        device=torch.device(settings.device),
+        clock=clock,
+    )
+    model.instrument(
+        lambda graph: capture.install(
+            graph,
+            taps,
+            small,
+            large,
+            recorder,
+            slots=everything.capture.slots,
+            near_zero=everything.capture.near_zero,
+            batched=settings.batching.max_rows > 0,
+        )
+    )
+    _self_check(model, recorder, settings)
+    timeline = Timeline(taps, everything.timeline.pane_seconds, everything.timeline.keep_panes, clock)
+    reference = Reference.load(settings.baseline) if settings.baseline else None
+    if reference:
+        reference.check(settings.name, taps)
+    monitor = DriftMonitor(
+        settings.name,
+        settings.version,
+        taps,
+        everything.drift,
+        timeline,
+        reference,
+        np.random.default_rng(everything.drift.seed),
+    )
+    observation = Observation(taps, recorder, timeline, monitor)
+
+    def sink(reading: Reading) -> None:
+        timeline.add(reading)
+        monitor.observe(reading)
+
+    observation.drainer = Drainer(recorder, sink, everything.capture.drain_seconds, clock)
+    return observation
+
+
+def _self_check(model: Runtime, recorder: Recorder, settings: ModelSettings) -> None:
+    rows = max(settings.batching.max_rows, 1)
+    batch = model.example(rows)
+    request = InferRequest("self-check", batch, rows)
+    if not recorder.open([request], always=True):
+        raise ModelError("the self-check could not record its own batch")
+    try:
+        observed = model.instrumented(batch)
+    finally:
+        recorder.close()
+    plain = model.plain(batch)
+    for name, expected in plain.items():
+        difference = _largest_difference(expected, observed[name])
+        if difference > settings.tolerance:
+            raise ModelError(
+                f"output {name} of the instrumented variant differs by {difference:g}, allowed {settings.tolerance:g}"
+            )
+    reading = recorder.drain(0.0)
+    if silent := [
+        tap.module
+        for tap in recorder.states
+        if reading is None or reading.sketches[tap].counts.positions == 0
+    ]:
+        raise ModelError(f"taps {silent} saw nothing in the self-check")
+
+
+def _largest_difference(expected: Tensor, observed: Tensor) -> float:
+    """0 when bitwise equal; infinity when shapes, datatypes or non-finite places differ."""
+    left, right = expected.array, observed.array
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return float("inf")
+    if left.tobytes() == right.tobytes():
+        return 0.0
+    if left.dtype.kind != "f":
+        return float("inf")
+    gap = np.abs(left.astype(np.float64) - right.astype(np.float64))
+    return float(np.max(gap)) if np.isfinite(gap).all() else float("inf")
+
+
+# Readings of a baseline: enough of them to see how far chunks of the same traffic lie apart.
+BASELINE_READINGS = 32
+
+
+def record_baseline(settings: ModelSettings, everything: Settings, path: Path) -> Reference:
+    """Run the requests of an npz file, one array an input with a request in each row, and build a reference.
+
+    Raises ConfigError for a file that does not fit the model's inputs, ModelError when it cannot be observed.
+    """
+    model = runtime.load(settings)
+    requests = _requests(path, model)
+    plan = observe(model, settings, everything.model_copy(update={"models": (settings,)}), lambda: 0.0)
+    builder = ReferenceBuilder(settings.name, settings.version, plan.taps, len(requests))
+    step = max(settings.batching.max_rows, 1)
+    chunk = max(len(requests) // BASELINE_READINGS, 1)
+    pending = 0
+    for start in range(0, len(requests), step):
+        batch = requests[start : start + step]
+        plan.recorder.open(batch, always=True)
+        model.instrumented(runtime.concatenate([request.inputs for request in batch]))
+        plan.recorder.close()
+        pending += len(batch)
+        if pending >= min(chunk, everything.capture.slots - step) or start + step >= len(requests):
+            if reading := plan.recorder.drain(0.0):
+                builder.add(reading)
+            pending = 0
+    return builder.build()
+
+
+def _requests(path: Path, model: Runtime) -> list[InferRequest]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not an npz file of arrays: {error}") from error
+    names = [spec.name for spec in model.inputs]
+    if sorted(arrays) != sorted(names):
+        raise ConfigError(f"{path} holds {sorted(arrays)}, the model takes {names}")
+    if len({len(array) for array in arrays.values()}) != 1:
+        raise ConfigError(f"{path}: arrays have different numbers of rows")
+    for spec in model.inputs:
+        array = arrays[spec.name]
+        fits = len(array.shape) == len(spec.shape) and all(
+            want in (-1, size) for want, size in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if array.dtype != DATATYPES[spec.datatype] or not fits:
+            raise ConfigError(
+                f"{path}: {spec.name} is {array.dtype}{list(array.shape)}, "
+                f"the model takes {spec.datatype}{list(spec.shape)}"
+            )
+    count = len(next(iter(arrays.values())))
+    return [
+        InferRequest(
+            str(row),
+            {spec.name: Tensor(spec.datatype, arrays[spec.name][row : row + 1]) for spec in model.inputs},
+            rows=1,
+        )
+        for row in range(count)
+    ]
+
+
+class Sidecar:
+    """All of it. Building loads and checks the models; `start` opens the ports; `stop` closes them in order.
+
+    Raises ConfigError, ModelError or BaselineError while building.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.models = [Model(model, settings, clock) for model in settings.models]
+        registry = CollectorRegistry()
+        watched = [model.watched() for model in self.models]
+        window = settings.drift.window_seconds
+        registry.register(ActivationCollector(watched, window, settings.export.max_series))
+        names = [(model.name, model.version) for model in settings.models]
+        self._grpc = Server(
+            settings.server,
+            [model.servable for model in self.models],
+            {(model.name, model.version): model.batching for model in settings.models},
+            ServingMetrics(names, registry),
+        )
+        token = bearer_token(settings.server)
+        self._http = HttpServer(application(registry, watched, window, token), settings.server)
+        self.grpc_port = self.http_port = 0
+
+    async def start(self) -> None:
+        """Open both ports and take requests. Raises ConfigError when a port cannot be bound."""
+        self.http_port = self._http.start()
+        self.grpc_port = await self._grpc.start()
+        for model in self.models:
+            if model.observation:
+                model.observation.drainer.start()
+            model.servable.ready = True
+        await self._grpc.refresh_health()
+
+    async def stop(self) -> None:
+        """Finish what is in flight, drain telemetry once more, close the ports."""
+        await self._grpc.stop()
+        for model in self.models:
+            model.servable.ready = False
+            model.executor.close()
+            if model.observation:
+                await asyncio.to_thread(model.observation.drainer.stop, STOP_SECONDS)
+        await asyncio.to_thread(self._http.stop, STOP_SECONDS)
+
+
+class HttpServer:
+    """uvicorn on a thread and an event loop of its own, so that a scrape never stands in a request's way."""
+
+    def __init__(self, app: Starlette, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                lifespan="off",
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
+            )
+        )
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> int:
+        """Listen, and return the port. Raises ConfigError when the address cannot be bound."""
+        host, port = self._settings.http_host, self._settings.http_port
+        try:
+            listener = socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+            )
+        except OSError as error:
+            raise ConfigError(f"server.http_host and http_port: cannot listen on {host}:{port}") from error
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, name="sidecar-http", daemon=True
+        )
+        self._thread.start()
+        return int(listener.getsockname()[1])
+
+    def stop(self, timeout: float) -> None:
+        self._server.should_exit = True
+        if self._thread:
+            self._thread.join(timeout)

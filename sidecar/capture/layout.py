@@ -1,0 +1,36 @@
+"""How the state of one tap lies in memory: names for the cells, shared by every kernel and by the drain.
+
+A tap has two banks. The op writes the bank that `bank` names while the drain reads and clears the other,
+so neither waits. Per bank:
+
+- histogram int32[HISTOGRAM_TABLES, BINS]: tables whose sum is the histogram; neighbouring values go to
+  different tables, so that a run of equal values does not serialise on one counter
+- integers int64[2 * C + slots * SLOT_COUNTS]: fires[C], outliers[C], then the counts of each slot
+- floats float64[PIVOT_CELLS + 3 * C + slots * SLOT_SUMS]: the pivot (a float32 value), then sum[C], squares[C] and
+  absmax[C], then the power sums about the pivot and the extremes of each slot
+
+A slot belongs to one sampled request. What is known of the whole tap is the sum over its slots.
+"""
+
+from __future__ import annotations
+
+BANKS = 2
+HISTOGRAM_TABLES = 4
+PIVOT_CELLS = 1
+
+VALUES, ZEROS, NEAR_ZEROS, NAN, POS_INF, NEG_INF, SUBNORMALS, OUTLIERS, POSITIONS = range(9)
+SLOT_COUNTS = 9
+
+S1, S2, S3, S4, MINIMUM, MAXIMUM = range(6)
+SLOT_SUMS = 6
+
+OUTLIER = 6.0
+"""|x| at or beyond it is an outlier (Dettmers 2022, LLM.int8())."""
+
+
+def integer_cells(channels: int, slots: int) -> int:
+    return 2 * channels + slots * SLOT_COUNTS
+
+
+def float_cells(channels: int, slots: int) -> int:
+    return PIVOT_CELLS + 3 * channels + slots * SLOT_SUMS

@@ -1,0 +1,156 @@
+"""`sidecar::observe`: the op that stands in the model's graph and folds an activation into a tap's state.
+
+It returns nothing and mutates three buffers, so it runs alike in eager hooks, under `torch.compile` and
+after `torch.export`. `layout` says what the buffers hold.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.library import Library
+
+from sidecar.capture import kernel_cpu
+from sidecar.capture.layout import HISTOGRAM_TABLES, PIVOT_CELLS, SLOT_COUNTS, SLOT_SUMS
+from sidecar.sketch import BINS
+
+_LIBRARY: Any = Library("sidecar", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define(
+    "observe(Tensor x, int channel_dim, Tensor row_slot, int rows_per_slot, Tensor bank, "
+    "Tensor(a!) histogram, Tensor(b!) integers, Tensor(c!) floats, int slots, float near_zero) -> ()"
+)
+
+_fold: Any = kernel_cpu.observe
+
+_KERNEL_KINDS = {
+    torch.float32: kernel_cpu.FLOAT32,
+    torch.bfloat16: kernel_cpu.BFLOAT16,
+    torch.float16: kernel_cpu.FLOAT16,
+}
+
+
+def as_rows(x: torch.Tensor, channel_dim: int) -> torch.Tensor:
+    """[rows, ..., C, ...] -> [rows, positions, C], a view wherever the strides allow one."""
+    if x.dim() == 1:
+        return x[:, None, None]
+    last = x.movedim(channel_dim, -1) if channel_dim not in (-1, x.dim() - 1) else x
+    return last if last.dim() == 3 else last.reshape(last.shape[0], -1, last.shape[-1])
+
+
+def _observe_cpu(
+    x: torch.Tensor,
+    channel_dim: int,
+    row_slot: torch.Tensor,
+    rows_per_slot: int,
+    bank: torch.Tensor,
+    histogram: torch.Tensor,
+    integers: torch.Tensor,
+    floats: torch.Tensor,
+    slots: int,
+    near_zero: float,
+) -> None:
+    if (kind := _KERNEL_KINDS.get(x.dtype)) is None:
+        x, kind = x.float(), kernel_cpu.FLOAT32
+    x = as_rows(x, channel_dim)
+    _fold(
+        x.data_ptr(), kind, *x.shape, *x.stride(),
+        row_slot.data_ptr(), rows_per_slot, bank.data_ptr(),
+        histogram.data_ptr(), integers.data_ptr(), floats.data_ptr(), slots, near_zero,
+    )  # fmt: skip
+
+
+def _observe_with_torch(
+    x: torch.Tensor,
+    channel_dim: int,
+    row_slot: torch.Tensor,
+    rows_per_slot: int,
+    bank: torch.Tensor,
+    histogram: torch.Tensor,
+    integers: torch.Tensor,
+    floats: torch.Tensor,
+    slots: int,
+    near_zero: float,
+) -> None:
+    """The same for any other device, in torch ops that never make the host wait for it."""
+    subnormal_below = torch.finfo(x.dtype).tiny
+    x = as_rows(x, channel_dim).float()
+    rows, positions, channels = x.shape
+    rows_per_slot = min(rows_per_slot, max(rows, 1))
+    slot = row_slot[: -(-rows // rows_per_slot)].repeat_interleave(rows_per_slot)[:rows]
+    seen = (slot >= 0)[:, None, None]
+    slot = slot.clamp(min=0).long()
+    finite = torch.isfinite(x) & seen
+    bank = bank.long()
+    cells = floats.index_select(0, bank)[0]
+    pivot = cells[0]
+    value = torch.where(finite, x, torch.zeros_like(x)).double()
+    delta = torch.where(finite, value - pivot, torch.zeros_like(value))
+    size = value.abs()
+    fires = finite & (size > near_zero)
+    over = finite & (size >= 6)
+    zero = finite & (x == 0)
+
+    split = PIVOT_CELLS + 3 * channels
+    summed = torch.cat([value.sum((0, 1)), (value * value).sum((0, 1))])
+    absmax = torch.maximum(cells[PIVOT_CELLS + 2 * channels : split], size.amax((0, 1)))
+    slot_sums = cells[split:].view(slots, SLOT_SUMS)
+    powers = torch.stack([(delta**k).sum((1, 2)) for k in (1, 2, 3, 4)], 1)
+    infinity = torch.full_like(value, torch.inf)
+    low = torch.where(finite, value, infinity).amin((1, 2))
+    high = torch.where(finite, value, -infinity).amax((1, 2))
+    slot_sums = torch.cat(
+        [
+            slot_sums[:, :4].index_add(0, slot, powers),
+            slot_sums[:, 4].scatter_reduce(0, slot, low, "amin")[:, None],
+            slot_sums[:, 5].scatter_reduce(0, slot, high, "amax")[:, None],
+        ],
+        1,
+    )
+    channel_sums = cells[PIVOT_CELLS : PIVOT_CELLS + 2 * channels] + summed
+    floats.index_copy_(
+        0, bank, torch.cat([cells[:PIVOT_CELLS], channel_sums, absmax, slot_sums.reshape(-1)])[None]
+    )
+
+    every = seen.expand_as(x)
+    tallies = torch.stack(
+        [
+            mask.sum((1, 2))
+            for mask in (
+                every,
+                zero,
+                finite & ~fires,
+                torch.isnan(x) & every,
+                (x == torch.inf) & every,
+                (x == -torch.inf) & every,
+                finite & ~zero & (size < subnormal_below),
+                over,
+            )
+        ],
+        1,
+    )
+    tallies = torch.cat([tallies, seen[:, :, 0] * positions], 1)
+    counts = torch.zeros(slots, SLOT_COUNTS, dtype=torch.int64, device=x.device).index_add_(0, slot, tallies)
+    change = torch.cat([fires.sum((0, 1)), over.sum((0, 1)), counts.reshape(-1)])
+    integers.index_add_(0, bank, change[None])
+
+    bits = x.contiguous().view(torch.int32)
+    key = (((bits & 0x7FFFFFFF) - 1) >> 20) + ((bits < 0) * (BINS // 2))
+    counted = finite & ~zero
+    key = torch.where(counted, key, torch.full_like(key, BINS - 1)).reshape(-1).long()
+    bins = torch.zeros(BINS, dtype=torch.int32, device=x.device)
+    bins.index_add_(0, key, counted.reshape(-1).to(torch.int32))
+    tables = torch.zeros(HISTOGRAM_TABLES, BINS, dtype=torch.int32, device=x.device)
+    tables[0] = bins
+    histogram.index_add_(0, bank, tables[None])
+
+
+def _observe_fake(*_: object) -> None:
+    return None
+
+
+_LIBRARY.impl("observe", _observe_cpu, "CPU")
+_LIBRARY.impl("observe", _observe_with_torch, "CUDA")
+torch.library.register_fake("sidecar::observe", _observe_fake, lib=_LIBRARY)
+
+observe = torch.ops.sidecar.observe.default

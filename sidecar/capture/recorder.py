@@ -1,0 +1,128 @@
+"""Which rows of a batch go to which slot, and the two banks that let the drain and the model never wait.
+
+The thread that runs the model calls `open` before an observed batch and `close` after it; the drain
+thread calls `drain`. They share one lock that is only ever tried, never waited for, by the model's side.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from sidecar.capture.guard import Guard
+from sidecar.capture.sampling import Sampler
+from sidecar.capture.state import TapState
+from sidecar.sketch import Reading
+from sidecar.types import Clock, InferRequest, Tap
+
+
+class Recorder:
+    """The state of all taps of one instrumented model.
+
+    max_rows: rows of the largest batch. sampled, dropped: requests so far; exported as metrics.
+    """
+
+    DROP_REASONS = ("slots", "stuck")
+
+    def __init__(
+        self, sampler: Sampler, guard: Guard, *, slots: int, max_rows: int, device: torch.device, clock: Clock
+    ) -> None:
+        self.guard = guard
+        self.sampled = 0
+        self.dropped: Counter[str] = Counter(dict.fromkeys(self.DROP_REASONS, 0))
+        self.nanoseconds = 0
+        self.bank = torch.zeros(1, dtype=torch.int32, device=device)
+        self.row_slot = torch.full((max(max_rows, 1),), -1, dtype=torch.int32, device=device)
+        self.states: dict[Tap, TapState] = {}
+        self._clock = clock
+        self._slots = slots
+        self._staged = torch.full((max(max_rows, 1),), -1, dtype=torch.int32)
+        self._writing = 0
+        self._used = [0, 0]
+        self._running = threading.Lock()
+        self._retired = threading.Event()
+        self._retire_wanted = False
+        self.open = guard.shield("sampling", self._open, False)
+        self.wants = guard.shield("sampling", sampler.wants, False)
+
+    def _open(self, requests: Sequence[InferRequest], *, always: bool = False) -> bool:
+        """Give sampled requests a slot. True if the instrumented variant shall run, and then `close` must follow.
+
+        False: no request is sampled, all slots are taken, or an observed batch is stuck.
+        always: observe all, uncounted, as the self-check does.
+        """
+        wanted = [always or self.wants(request) for request in requests]
+        if not any(wanted):
+            return False
+        if not self._running.acquire(blocking=False):
+            self.dropped["stuck"] += sum(wanted)
+            return False
+        staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
+        sampled = 0
+        for request, sample in zip(requests, wanted, strict=True):
+            taken = sample and used < self._slots
+            staged[row : row + request.rows] = used if taken else -1
+            self.dropped["slots"] += sample and not taken
+            used += taken
+            sampled += taken
+            row += request.rows
+        if not sampled:
+            self._running.release()
+            return False
+        staged[row:] = -1
+        self.row_slot.copy_(self._staged, non_blocking=True)
+        self._used[self._writing] = used
+        self.sampled += 0 if always else sampled
+        return True
+
+    def close(self) -> None:
+        """The batch that `open` announced has run."""
+        if self._retire_wanted:
+            self._flip()
+        self._running.release()
+
+    def drain(self, patience: float) -> Reading | None:
+        """Take what was seen since the last drain; None when nothing was, or a batch ran all the while.
+
+        patience: seconds to wait for a running batch to end.
+        """
+        if self._running.acquire(blocking=False):
+            try:
+                if self._used[self._writing]:
+                    self._flip()
+            finally:
+                self._running.release()
+            patience = 0.0
+        else:
+            self._retire_wanted = True
+        if not self._retired.wait(patience):
+            return None
+        reading = self._read(1 - self._writing)
+        self._retired.clear()
+        return reading
+
+    def _flip(self) -> None:
+        """Write the other bank from now on. Called with `_running` held; does nothing while that bank is unread."""
+        if self._retired.is_set():
+            return
+        self._retire_wanted = False
+        self._writing = 1 - self._writing
+        self.bank.fill_(self._writing)
+        self._retired.set()
+
+    def _read(self, bank: int) -> Reading:
+        used, self._used[bank] = self._used[bank], 0
+        sketches, rows = {}, {}
+        for tap, state in self.states.items():
+            sketches[tap], rows[tap] = state.read(bank, used)
+            mean = sketches[tap].moments.mean
+            state.clear(bank, used, pivot=mean if np.isfinite(mean) else 0.0)
+        return Reading(at=self._clock(), sketches=sketches, rows=rows, requests=used)
+
+    def memory(self) -> int:
+        """Bytes of state on the device."""
+        return sum(buffer.nbytes for state in self.states.values() for buffer in state.buffers())

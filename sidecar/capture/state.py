@@ -1,0 +1,113 @@
+"""The state of one tap on its device, and what the drain reads out of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from sidecar.capture import layout
+from sidecar.sketch import BINS, Channels, Counts, Histogram, Moments, RequestRows, TapSketch
+
+Array = npt.NDArray[Any]
+
+
+class TapState(nn.Module):
+    """Two banks of accumulators as registered buffers, which compiled graphs may mutate.
+
+    channels: size of the tapped channel dimension. slots: sampled requests per bank. See `layout`.
+    """
+
+    histogram: torch.Tensor
+    integers: torch.Tensor
+    floats: torch.Tensor
+
+    def __init__(self, channels: int, slots: int, device: torch.device) -> None:
+        super().__init__()
+        self.channels, self.slots = channels, slots
+        shapes = {
+            "histogram": ((layout.HISTOGRAM_TABLES, BINS), torch.int32),
+            "integers": ((layout.integer_cells(channels, slots),), torch.int64),
+            "floats": ((layout.float_cells(channels, slots),), torch.float64),
+        }
+        for name, (shape, dtype) in shapes.items():
+            buffer = torch.zeros(layout.BANKS, *shape, dtype=dtype, device=device)
+            self.register_buffer(name, buffer, persistent=False)
+        for bank in range(layout.BANKS):
+            self.clear(bank, used=slots, pivot=0.0)
+
+    def clear(self, bank: int, used: int, pivot: float) -> None:
+        """Make `bank` empty. Only the first `used` slots can have been written."""
+        integers, floats = self.integers[bank], self.floats[bank]
+        slot_cells = 2 * self.channels
+        self.histogram[bank].zero_()
+        integers[: slot_cells + used * layout.SLOT_COUNTS].zero_()
+        slot_cells = layout.PIVOT_CELLS + 3 * self.channels
+        floats[:slot_cells].zero_()
+        floats[0] = float(np.float32(pivot))
+        sums = floats[slot_cells:].view(self.slots, layout.SLOT_SUMS)[:used]
+        sums.zero_()
+        sums[:, layout.MINIMUM] = torch.inf
+        sums[:, layout.MAXIMUM] = -torch.inf
+
+    def read(self, bank: int, used: int) -> tuple[TapSketch, RequestRows]:
+        """What `bank` saw: the sketch over all its requests, and one row of statistics for each."""
+        tables = self.histogram[bank].cpu().numpy()
+        integers = self.integers[bank].cpu().numpy()
+        floats = self.floats[bank].cpu().numpy()
+        width = self.channels
+        counts = integers[2 * width :].reshape(self.slots, layout.SLOT_COUNTS)[:used]
+        first = layout.PIVOT_CELLS
+        sums = floats[first + 3 * width :].reshape(self.slots, layout.SLOT_SUMS)[:used]
+        pivot = float(floats[0])
+        bins = tables.sum(axis=0, dtype=np.int64)
+        # Zeros were sent to the last bin, which no finite value has.
+        bins[BINS - 1] = 0
+        total = counts.sum(axis=0)
+        finite = int(total[layout.VALUES] - total[layout.NAN] - total[layout.POS_INF] - total[layout.NEG_INF])
+        powers = sums[:, layout.S1 : layout.S4 + 1].sum(axis=0)
+        reached = counts[:, layout.POSITIONS] > 0
+        moments = Moments.empty()
+        if finite:
+            s1, s2, s3, s4 = powers
+            low, high = sums[:, layout.MINIMUM].min(), sums[:, layout.MAXIMUM].max()
+            moments = Moments.from_power_sums(finite, pivot, s1, s2, s3, s4, low, high)
+        positions = int(total[layout.POSITIONS])
+        channels = Channels(
+            positions=positions,
+            fires=integers[:width].copy(),
+            total=floats[first : first + width].copy(),
+            squares=floats[first + width : first + 2 * width].copy(),
+            absmax=floats[first + 2 * width : first + 3 * width].copy(),
+            outliers=integers[width : 2 * width].copy(),
+        )
+        sketch = TapSketch(
+            counts=Counts(*map(int, [*total, reached.sum()])),
+            moments=moments,
+            histogram=Histogram(bins),
+            channels=channels,
+        )
+        return sketch, RequestRows(_row_statistics(counts, sums, pivot))
+
+
+def _row_statistics(counts: Array, sums: Array, pivot: float) -> Array:
+    """[n, 6] in the order of `ROW_STATISTICS`; NaN where a request did not reach the tap."""
+    values = counts[:, layout.VALUES].astype(np.float64)
+    nonfinite = counts[:, layout.NAN : layout.NEG_INF + 1].sum(axis=1)
+    finite = values - nonfinite
+    with np.errstate(divide="ignore", invalid="ignore"):
+        s1, s2, s3, s4 = (sums[:, column] / finite for column in range(4))
+        variance = s2 - s1**2
+        fourth = s4 - 4 * s1 * s3 + 6 * s1**2 * s2 - 3 * s1**4
+        mean = pivot + s1
+        rms = np.sqrt(s2 + 2 * pivot * s1 + pivot**2)
+        absmax = np.maximum(sums[:, layout.MAXIMUM], -sums[:, layout.MINIMUM])
+        near_zero = counts[:, layout.NEAR_ZEROS] / finite
+        kurtosis = fourth / variance**2
+    rows = np.stack([mean, rms, absmax, near_zero, kurtosis, nonfinite.astype(np.float64)], axis=1)
+    rows[values == 0] = np.nan
+    rows[(values > 0) & (finite == 0), :5] = np.nan
+    return rows

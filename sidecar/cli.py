@@ -1,0 +1,170 @@
+"""The command line: serve, demo, taps, check, baseline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sidecar import settings as configuration
+from sidecar.demo.shifts import Scenario
+from sidecar.errors import SidecarError
+from sidecar.settings import ModelSettings, Settings
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="See what happens inside the model that you serve."
+)
+baseline = typer.Typer(
+    no_args_is_help=True, help="Record what a model's activations look like when all is well."
+)
+app.add_typer(baseline, name="baseline")
+
+Config = Annotated[
+    Path, typer.Option("--config", help="TOML file of settings; SIDECAR_* variables lie over it.")
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="Name of the model; the first one by default.")
+]
+
+
+def _load(path: Path) -> Settings:
+    """Settings, with the file's folder on the import path so that `source` may stand beside it."""
+    loaded = configuration.load(path, os.environ)
+    logging.basicConfig(
+        level=loaded.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    sys.path.append(str(path.resolve().parent))
+    return loaded
+
+
+def _model(loaded: Settings, name: str | None) -> ModelSettings:
+    for model in loaded.models:
+        if name in (None, model.name):
+            return model
+    known = ", ".join(model.name for model in loaded.models)
+    raise typer.BadParameter(f"no model {name!r} is configured; there are {known}", param_hint="--model")
+
+
+@app.command()
+def serve(config: Config) -> None:
+    """Serve the configured models until SIGTERM or SIGINT."""
+    from sidecar.app import Sidecar
+
+    loaded = _load(config)
+    sidecar = Sidecar(loaded, time.time)
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await sidecar.start()
+        server = loaded.server
+        # One line on standard output, for people and for scripts that chose port 0.
+        print(
+            f"sidecar ready: gRPC {server.grpc_host}:{sidecar.grpc_port}, HTTP {server.http_host}:{sidecar.http_port}",
+            flush=True,
+        )
+        await stop.wait()
+        await sidecar.stop()
+
+    asyncio.run(run())
+
+
+@app.command()
+def demo(
+    seconds: Annotated[
+        float | None, typer.Option(min=15, help="Length of the traffic; until Ctrl-C without it.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=1, max=2000, help="Requests a second.")] = 200,
+    scenario: Annotated[Scenario, typer.Option(help="What goes wrong.")] = Scenario.NOISE,
+    report: Annotated[Path | None, typer.Option(help="Write the outcome here, as JSON.")] = None,
+) -> None:
+    """Train a small model, serve it, send it traffic and let the traffic go wrong."""
+    try:
+        from sidecar.demo.run import Demo, cache_folder
+    except ModuleNotFoundError as error:
+        raise SidecarError(f"the demo needs {error.name}: pip install 'activation-sidecar[demo]'") from error
+
+    outcome = asyncio.run(Demo(cache_folder(os.environ), Console(), scenario, seconds, rate).run())
+    if report:
+        report.write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def taps(config: Config, model: ModelName = None) -> None:
+    """List the modules of a model, their activations, and what a tap on each would cost."""
+    from sidecar import costs
+
+    loaded = _load(config)
+    chosen = costs.modules(_model(loaded, model), loaded.capture)
+    table = Table(box=None, header_style="dim")
+    for name in ("tap", "module", "shape of one request", "us a request", "share of inference"):
+        table.add_column(name, justify="right" if name.startswith(("us", "share")) else "left")
+    for row in chosen:
+        cost = f"{row.seconds * 1e6:.1f}", f"{row.share:.2%}"
+        table.add_row("*" if row.chosen else "", row.module, str(list(row.shape)), *cost)
+    Console().print(table)
+
+
+@app.command()
+def check(config: Config) -> None:
+    """Validate the settings, load every model, run it once, and say what each tap will cost."""
+    from sidecar import costs
+    from sidecar.app import Model
+
+    loaded = _load(config)
+    console = Console()
+    for settings in loaded.models:
+        model = Model(settings, loaded, time.time)
+        observation = model.observation
+        console.print(
+            f"{settings.name} version {settings.version}: loaded, ran, {model.detail or 'self-check passed'}"
+        )
+        if observation is None:
+            continue
+        rows = {row.module: row for row in costs.modules(settings, loaded.capture) if row.chosen}
+        for tap in observation.taps:
+            row = rows[tap.module]
+            console.print(
+                f"  {tap.key:>12}  {tap.module}  {list(row.shape)}  {row.seconds * 1e6:.1f} us a request, "
+                f"{row.share * loaded.capture.sample_rate:.2%} of inference at sample_rate {loaded.capture.sample_rate}"
+            )
+        console.print(f"  state: {observation.recorder.memory() / 2**20:.1f} MiB on {settings.device}")
+
+
+@baseline.command()
+def record(
+    config: Config,
+    requests: Annotated[Path, typer.Option(help="npz file: one array an input, one row a request.")],
+    out: Annotated[Path, typer.Option(help="Where the baseline is written.")],
+    model: ModelName = None,
+) -> None:
+    """Run a file of requests through a model and keep what its activations looked like."""
+    from sidecar.app import record_baseline
+
+    loaded = _load(config)
+    reference = record_baseline(_model(loaded, model), loaded, requests)
+    reference.save(out)
+    print(f"{out}: {reference.requests} requests, {len(reference.taps)} taps")
+
+
+def main() -> None:
+    try:
+        app()
+    except SidecarError as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

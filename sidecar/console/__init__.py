@@ -1,0 +1,1 @@
+"""Console: what the sidecar answers over HTTP."""

@@ -1,0 +1,140 @@
+"""The HTTP port: /metrics, /livez, /readyz, a first page, and the state as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from sidecar import __version__
+from sidecar.export.activations import Watched
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>activation sidecar</title>
+<h1>activation sidecar {version}</h1>
+<ul>{models}</ul>
+<p><a href="metrics">metrics</a> &middot; <a href="api/v1/status">status</a> &middot; <a href="readyz">readiness</a></p>
+"""
+
+
+def application(
+    registry: CollectorRegistry, watched: Sequence[Watched], window_seconds: float, token: bytes | None
+) -> Starlette:
+    """token: bearer token that all but /livez and /readyz ask for; None asks for none."""
+
+    def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=content_type)
+
+    def livez(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    def readyz(_: Request) -> Response:
+        """503 until every model takes requests. Telemetry that is off is told, and does not make it unready."""
+        models = [
+            {
+                "model": source.model,
+                "version": source.version,
+                "ready": source.ready(),
+                "instrumented": source.status().instrumented,
+                "detail": source.status().detail,
+            }
+            for source in watched
+        ]
+        ready = all(model["ready"] for model in models)
+        return JSONResponse({"ready": ready, "models": models}, status_code=200 if ready else 503)
+
+    def status(_: Request) -> Response:
+        return Response(
+            json.dumps({"models": [model_status(source, window_seconds) for source in watched]}),
+            media_type="application/json",
+        )
+
+    def page(_: Request) -> Response:
+        models = "".join(
+            f"<li>{escape(source.model)} version {escape(source.version)}: "
+            f"{'ready' if source.ready() else 'not ready'}</li>"
+            for source in watched
+        )
+        return HTMLResponse(PAGE.format(version=__version__, models=models))
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/metrics", metrics),
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/api/v1/status", status),
+        ]
+    )
+
+
+def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
+    """One model's telemetry and the state of each of its layers over the window; null for what is not known yet."""
+    telemetry = source.status()
+    answer: dict[str, Any] = {
+        "model": source.model,
+        "version": source.version,
+        "ready": source.ready(),
+        "instrumented": telemetry.instrumented,
+        "detail": telemetry.detail,
+        "sampled_requests": telemetry.sampled,
+        "dropped_samples": dict(telemetry.dropped),
+        "telemetry_failures": dict(telemetry.failures),
+        "telemetry_seconds": telemetry.telemetry_seconds,
+        "inference_seconds": telemetry.inference_seconds,
+        "layers": [],
+    }
+    if source.timeline is None or source.monitor is None:
+        return answer
+    drift = source.monitor.state()
+    answer |= {
+        "reference_requests": drift.reference_requests,
+        "reference_ready": drift.reference_ready,
+        "judged_requests": drift.judged_requests,
+        "model_evidence": _number(drift.model_evidence),
+        "alarm_level": drift.alarm_level,
+        "layer_alarm_level": drift.layer_alarm_level,
+        "model_alarms": drift.model_alarms,
+    }
+    for layer in drift.layers:
+        window = source.timeline.window(window_seconds, layer.tap)
+        total = source.timeline.total(layer.tap).counts
+        answer["layers"].append(
+            {
+                "layer": layer.tap.layer,
+                "site": layer.tap.site,
+                "module": layer.tap.module,
+                "channels": layer.tap.channels,
+                "requests": total.requests,
+                "nonfinite": total.nan + total.pos_inf + total.neg_inf,
+                "zero_share": _number(window.zero_share),
+                "near_zero_share": _number(window.near_zero_share),
+                "outlier_share": _number(window.outlier_share),
+                "absmax": _number(window.absmax),
+                "kurtosis": _number(window.kurtosis),
+                "evidence": _number(layer.evidence),
+                "active": layer.active,
+                "alarms": layer.alarms,
+                "alarm_ordinals": list(layer.alarm_ordinals),
+                "psi": _number(layer.psi),
+                "jensen_shannon": _number(layer.jensen_shannon),
+                "mean_shift": _number(layer.mean_shift),
+                "worst_channels": [[channel, _number(shift)] for channel, shift in layer.worst_channels],
+                "dead_channels": _number(layer.dead_channels),
+            }
+        )
+    return answer
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None

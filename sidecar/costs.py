@@ -1,0 +1,84 @@
+"""What a tap costs, measured here: the observe op on each module's activation beside one run of the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from sidecar import capture, runtime
+from sidecar.capture.observe import observe
+from sidecar.capture.state import TapState
+from sidecar.capture.taps import channel_dimension
+from sidecar.settings import CaptureSettings, ModelSettings
+
+_REPEATS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCost:
+    """shape: of one request's activation. seconds: of one request's tap. share: of the model's time."""
+
+    module: str
+    shape: tuple[int, ...]
+    seconds: float
+    share: float
+    chosen: bool
+
+
+def modules(settings: ModelSettings, capture_settings: CaptureSettings) -> list[ModuleCost]:
+    """Every module that gives a floating-point activation, in the order in which they run.
+
+    Measured on the largest batch and divided by its rows. Raises ConfigError or ModelError.
+    """
+    model = runtime.load(settings)
+    graph = model.graph()
+    chosen = set(capture.choose(graph, settings.taps))
+    rows = max(settings.batching.max_rows, 1)
+    example = model.example(rows)
+    names = [name for name, _ in graph.named_modules() if name]
+    shapes = capture.trial_shapes(graph, names, lambda: model.plain(example))
+    whole = _typical(lambda: model.plain(example))
+    found = []
+    for name, shape in shapes.items():
+        seconds = _tap_seconds(shape, rows, capture_settings)
+        one_request = shape[1:] if shape[0] == rows else shape
+        found.append(ModuleCost(name, one_request, seconds / rows, seconds / whole, name in chosen))
+    return found
+
+
+def _tap_seconds(shape: tuple[int, ...], rows: int, settings: CaptureSettings) -> float:
+    x = torch.randn(shape)
+    dimension = channel_dimension(shape)
+    state = TapState(shape[dimension], rows, x.device)
+    slots = torch.arange(rows, dtype=torch.int32)
+    bank = torch.zeros(1, dtype=torch.int32)
+    per_slot = max(shape[0] // rows, 1)
+    return _typical(
+        lambda: observe(
+            x,
+            dimension,
+            slots,
+            per_slot,
+            bank,
+            state.histogram,
+            state.integers,
+            state.floats,
+            rows,
+            settings.near_zero,
+        )
+    )
+
+
+def _typical(run: Callable[[], object]) -> float:
+    """Median seconds of a call, the first one left out."""
+    run()
+    times = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return median(times)

@@ -1,0 +1,217 @@
+"""What normal looks like: recorded from requests, kept in one file, free of their contents."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sidecar.drift.effects import Cells, Integers, NoDriftScale, signed_counts
+from sidecar.drift.scores import stack_rows
+from sidecar.errors import BaselineError, SketchError
+from sidecar.sketch import Reading, TapSketch
+from sidecar.types import Tap
+
+_MAGIC = b"sidecar-baseline"
+_VERSION = 1
+_PREFIX = _MAGIC + bytes([_VERSION])
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_CHUNKS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """sketches, scales: one a tap, in the order of `taps`. rows: float64[taps, requests, 6].
+
+    created_at: seconds since the epoch of the last reading in it.
+    """
+
+    model: str
+    version: str
+    created_at: float
+    taps: tuple[Tap, ...]
+    sketches: tuple[TapSketch, ...]
+    scales: tuple[NoDriftScale, ...]
+    rows: npt.NDArray[np.float64]
+
+    @property
+    def requests(self) -> int:
+        return int(self.rows.shape[1])
+
+    def check(self, model: str, taps: Sequence[Tap]) -> None:
+        """Raises BaselineError naming what differs. The version may: comparing versions is what it is for."""
+        if model != self.model:
+            raise BaselineError(f"the baseline was recorded from model {self.model}, not {model}")
+        theirs, ours = ({tap.key: tap for tap in side} for side in (self.taps, taps))
+        if missing := sorted(ours.keys() - theirs.keys()):
+            raise BaselineError(f"the baseline has no tap {', '.join(missing)}")
+        if extra := sorted(theirs.keys() - ours.keys()):
+            raise BaselineError(f"the baseline has tap {', '.join(extra)}, which is not watched")
+        for key, tap in ours.items():
+            if tap.channels != theirs[key].channels:
+                raise BaselineError(
+                    f"tap {key} has {tap.channels} channels, in the baseline {theirs[key].channels}"
+                )
+
+    def arranged(self, taps: Sequence[Tap]) -> Reference:
+        """The same with its taps in the order of `taps`, which `check` has found to be the same ones."""
+        keys = [tap.key for tap in self.taps]
+        order = [keys.index(tap.key) for tap in taps]
+        return replace(
+            self,
+            taps=tuple(taps),
+            sketches=tuple(self.sketches[i] for i in order),
+            scales=tuple(self.scales[i] for i in order),
+            rows=self.rows[order],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write one file: format version, SHA-256, compressed arrays. The old file stays until it is whole.
+
+        Raises BaselineError when it cannot be written.
+        """
+        header = {
+            "model": self.model,
+            "version": self.version,
+            "created_at": self.created_at,
+            "taps": [asdict(tap) for tap in self.taps],
+        }
+        members: dict[str, npt.NDArray[Any]] = {
+            "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+            "scales": np.array([(scale.psi, scale.jensen_shannon) for scale in self.scales]),
+            "rows": self.rows,
+        }
+        for index, sketch in enumerate(self.sketches):
+            members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
+        payload = io.BytesIO()
+        np.savez_compressed(payload, **members)  # type: ignore[arg-type]
+        whole = payload.getvalue()
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with temporary.open("wb") as file:
+                file.write(_PREFIX + hashlib.sha256(whole).digest() + whole)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise BaselineError(f"cannot write the baseline {path}: {error.strerror}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Reference:
+        """Raises BaselineError when the file cannot be read, is damaged, or is something else."""
+        try:
+            stored = path.read_bytes()
+        except OSError as error:
+            raise BaselineError(f"cannot read the baseline {path}: {error.strerror}") from error
+        if not stored.startswith(_MAGIC) or len(stored) < len(_PREFIX) + _DIGEST_BYTES:
+            raise BaselineError(f"{path} is not a baseline")
+        if not stored.startswith(_PREFIX):
+            raise BaselineError(f"{path} has baseline format {stored[len(_MAGIC)]}, supported is {_VERSION}")
+        digest, whole = stored[len(_PREFIX) :][:_DIGEST_BYTES], stored[len(_PREFIX) + _DIGEST_BYTES :]
+        if hashlib.sha256(whole).digest() != digest:
+            raise BaselineError(f"{path} is damaged: its checksum differs")
+        try:
+            return cls._unpack(whole)
+        except (KeyError, TypeError, ValueError, zipfile.BadZipFile, SketchError) as error:
+            raise BaselineError(f"{path} is damaged: {error}") from error
+
+    @classmethod
+    def _unpack(cls, whole: bytes) -> Reference:
+        with np.load(io.BytesIO(whole), allow_pickle=False) as members:
+            header = json.loads(members["header"].tobytes())
+            taps = tuple(Tap(**tap) for tap in header["taps"])
+            return cls(
+                model=header["model"],
+                version=header["version"],
+                created_at=header["created_at"],
+                taps=taps,
+                sketches=tuple(
+                    TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps))
+                ),
+                scales=tuple(NoDriftScale(psi, js) for psi, js in members["scales"].tolist()),
+                rows=members["rows"],
+            )
+
+
+class ReferenceBuilder:
+    """Gathers readings until `requests_wanted` are in. Whole readings, so it may end with a few more."""
+
+    def __init__(self, model: str, version: str, taps: Sequence[Tap], requests_wanted: int) -> None:
+        self.requests = 0
+        self._model, self._version, self._taps = model, version, tuple(taps)
+        self._wanted = requests_wanted
+        self._created_at = 0.0
+        self._sketches = [TapSketch.empty(tap.channels) for tap in self._taps]
+        self._rows: list[npt.NDArray[np.float64]] = []
+        self._chunks = [_Chunks(math.ceil(requests_wanted / _CHUNKS)) for _ in self._taps]
+
+    @property
+    def complete(self) -> bool:
+        return self.requests >= self._wanted
+
+    def add(self, reading: Reading) -> None:
+        for tap, sketch, chunks in zip(self._taps, self._sketches, self._chunks, strict=True):
+            if tap in reading.sketches:
+                sketch.merge(reading.sketches[tap])
+                chunks.add(reading.sketches[tap])
+        self._rows.append(stack_rows(reading.rows, self._taps))
+        self.requests += reading.requests
+        self._created_at = reading.at
+
+    def build(self) -> Reference:
+        """Raises BaselineError without a single request."""
+        if not self.requests:
+            raise BaselineError("a baseline needs requests, and none was observed")
+        return Reference(
+            model=self._model,
+            version=self._version,
+            created_at=self._created_at,
+            taps=self._taps,
+            sketches=tuple(sketch.copy() for sketch in self._sketches),
+            scales=tuple(
+                chunks.scale(sketch) for chunks, sketch in zip(self._chunks, self._sketches, strict=True)
+            ),
+            rows=np.concatenate(self._rows, axis=1),
+        )
+
+
+class _Chunks:
+    """Histograms of consecutive parts of the reference, at least `least` requests each.
+
+    Kept sparse, about 300 of 4,097 cells, until the cells of equal mass are known.
+    """
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+        self._open: Integers | None = None
+        self._requests = 0
+        self._closed: list[tuple[Integers, Integers, int]] = []
+
+    def add(self, sketch: TapSketch) -> None:
+        counts = signed_counts(sketch)
+        self._open = counts if self._open is None else self._open + counts
+        self._requests += sketch.counts.requests
+        if self._requests >= self._least:
+            filled = np.flatnonzero(self._open)
+            self._closed.append((filled, self._open[filled], self._requests))
+            self._open, self._requests = None, 0
+
+    def scale(self, sketch: TapSketch) -> NoDriftScale:
+        whole = signed_counts(sketch)
+        chunks = []
+        for filled, counts, requests in self._closed:
+            dense = np.zeros_like(whole)
+            dense[filled] = counts
+            chunks.append((dense, requests))
+        return NoDriftScale.measure(Cells.equal_mass(whole), whole, sketch.counts.requests, chunks)

@@ -1,0 +1,57 @@
+"""Every error this software raises on purpose; `server/status.py` maps them to gRPC status codes.
+
+A message says what was wrong and what is allowed. It is shown to clients, so it never names a path,
+a library or anything else of the inside unless the class says that only operators see it.
+"""
+
+
+class SidecarError(Exception):
+    """Root of the tree. Never raised itself."""
+
+
+class ConfigError(SidecarError):
+    """A setting, file or command line that cannot be used. Shown to operators only."""
+
+
+class ModelError(SidecarError):
+    """A model that cannot be loaded or does not do what its settings say. Shown to operators only."""
+
+
+class BaselineError(SidecarError):
+    """A baseline file that is damaged, or was recorded from something else. Shown to operators only."""
+
+
+class SketchError(SidecarError):
+    """Sketches of different shapes were merged, or stored bytes are not a sketch."""
+
+
+class RequestError(SidecarError):
+    """Root of what a client is told about its own request."""
+
+
+class InvalidInputError(RequestError):
+    """Name, shape, datatype or size of an input is not what the model takes."""
+
+
+class UnknownModelError(RequestError):
+    """No model of that name and version is served here."""
+
+
+class NotReadyError(RequestError):
+    """The model exists and cannot answer now (loading, stopping)."""
+
+
+class OverloadedError(RequestError):
+    """The queue is full; the request was refused before any work was done."""
+
+
+class ExpiredError(RequestError):
+    """The client's deadline passed while the request waited."""
+
+
+class InferenceError(RequestError):
+    """The model raised. The log has the reason; the client is told only that it failed."""
+
+
+class UnauthenticatedError(RequestError):
+    """The bearer token is missing or wrong."""

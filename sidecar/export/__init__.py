@@ -1,0 +1,1 @@
+"""Export: the catalogue of metrics and the collectors that fill it."""

@@ -1,0 +1,148 @@
+"""Metrics of activations, drift and telemetry itself, computed when they are scraped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+from sidecar.drift import DriftMonitor, LayerDrift
+from sidecar.export import catalogue
+from sidecar.export.catalogue import CATALOGUE, TAP, Metric
+from sidecar.timeline import Timeline
+from sidecar.types import Tap, TelemetryStatus
+
+WORST_CHANNELS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One model version as exporters see it. timeline and monitor are None while nothing is instrumented."""
+
+    model: str
+    version: str
+    ready: Callable[[], bool]
+    status: Callable[[], TelemetryStatus]
+    timeline: Timeline | None
+    monitor: DriftMonitor | None
+
+
+class _Page:
+    """The families of one scrape, all present even when empty."""
+
+    def __init__(self) -> None:
+        self.families: dict[Metric, Family] = {}
+        self.series = 0
+
+    def add(self, metric: Metric, labels: Sequence[str], value: float) -> None:
+        family = self.families.get(metric)
+        if family is None:
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = self.families[metric] = kind(metric.name, metric.help, labels=metric.labels)
+        family.add_metric(labels, value)  # type: ignore[attr-defined]
+        self.series += metric.labels[:4] == TAP
+
+
+class ActivationCollector(Collector):
+    """Asks each watched model for its state; a tap that would pass `max_series` is left out whole."""
+
+    def __init__(self, watched: Sequence[Watched], window_seconds: float, max_series: int) -> None:
+        self._watched = watched
+        self._window = window_seconds
+        self._max_series = max_series
+
+    def describe(self) -> Iterator[Family]:
+        """Nothing: registering shall not run a scrape."""
+        yield from ()
+
+    def collect(self) -> Iterator[Family]:
+        page = _Page()
+        left_out = 0
+        for source in self._watched:
+            labels = (source.model, source.version)
+            _telemetry(page, labels, source.ready(), source.status())
+            if source.timeline is None or source.monitor is None:
+                continue
+            drift = source.monitor.state()
+            page.add(catalogue.MODEL_EVIDENCE, labels, drift.model_evidence)
+            page.add(catalogue.ALARM_LEVEL, labels, drift.alarm_level)
+            page.add(catalogue.LAYER_ALARM_LEVEL, labels, drift.layer_alarm_level)
+            page.add(catalogue.MODEL_ALARMS, labels, drift.model_alarms)
+            page.add(catalogue.REFERENCE_REQUESTS, labels, drift.reference_requests)
+            page.add(catalogue.REFERENCE_READY, labels, drift.reference_ready)
+            for layer in drift.layers:
+                if page.series + SERIES_PER_TAP > self._max_series:
+                    left_out += SERIES_PER_TAP
+                    continue
+                where = (*labels, str(layer.tap.layer), layer.tap.site)
+                self._values(page, where, source.timeline, layer.tap)
+                _drift(page, where, layer)
+        page.add(catalogue.SERIES, (), page.series)
+        page.add(catalogue.SERIES_DROPPED, (), left_out)
+        yield from page.families.values()
+
+    def _values(self, page: _Page, where: tuple[str, ...], timeline: Timeline, tap: Tap) -> None:
+        counts = timeline.total(tap).counts
+        for metric, count in (
+            (catalogue.VALUES, counts.values),
+            (catalogue.ZEROS, counts.zeros),
+            (catalogue.NEAR_ZEROS, counts.near_zeros),
+            (catalogue.SUBNORMALS, counts.subnormals),
+            (catalogue.OUTLIERS, counts.outliers),
+            (catalogue.POSITIONS, counts.positions),
+        ):
+            page.add(metric, where, count)
+        for kind, count in (("nan", counts.nan), ("+inf", counts.pos_inf), ("-inf", counts.neg_inf)):
+            page.add(catalogue.NONFINITE, (*where, kind), count)
+        window = timeline.window(self._window, tap)
+        empty = window.moments.n == 0
+        page.add(catalogue.MEAN, where, math.nan if empty else window.moments.mean)
+        page.add(catalogue.STDDEV, where, math.nan if empty else window.moments.stddev)
+        page.add(catalogue.ABSMAX, where, math.nan if empty else window.absmax)
+        page.add(catalogue.KURTOSIS, where, math.nan if empty else window.kurtosis)
+        page.add(catalogue.CHANNELS, where, tap.channels)
+
+
+def _telemetry(page: _Page, labels: tuple[str, str], ready: bool, status: TelemetryStatus) -> None:
+    page.add(catalogue.MODEL_READY, labels, ready)
+    page.add(catalogue.INSTRUMENTED, labels, status.instrumented)
+    page.add(catalogue.SAMPLED, labels, status.sampled)
+    for reason, count in status.dropped.items():
+        page.add(catalogue.DROPPED, (*labels, reason), count)
+    for part, count in status.failures.items():
+        page.add(catalogue.TELEMETRY_FAILURES, (*labels, part), count)
+    page.add(catalogue.TELEMETRY_SECONDS, labels, status.telemetry_seconds)
+    page.add(catalogue.INFERENCE_SECONDS, labels, status.inference_seconds)
+    page.add(catalogue.LAST_DRAIN, labels, status.last_drain)
+
+
+def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
+    for metric, value in (
+        (catalogue.EVIDENCE, layer.evidence),
+        (catalogue.DRIFTING, layer.active),
+        (catalogue.ALARMS, layer.alarms),
+        (catalogue.PSI, layer.psi),
+        (catalogue.JENSEN_SHANNON, layer.jensen_shannon),
+        (catalogue.MEAN_SHIFT, layer.mean_shift),
+        (catalogue.ABSMAX_GROWTH, layer.absmax_growth),
+        (catalogue.HEADROOM, layer.headroom),
+        (catalogue.DEAD, layer.dead_channels),
+    ):
+        page.add(metric, where, value)
+    # Before the reference is complete no channel is the worst; the series exist all the same.
+    ranked = [*layer.worst_channels, *[(math.nan, math.nan)] * WORST_CHANNELS][:WORST_CHANNELS]
+    for rank, (channel, shift) in enumerate(ranked, start=1):
+        page.add(catalogue.WORST_CHANNEL, (*where, str(rank)), channel)
+        page.add(catalogue.WORST_CHANNEL_SHIFT, (*where, str(rank)), shift)
+
+
+SERIES_PER_TAP = sum(
+    {"kind": 3, "rank": WORST_CHANNELS}.get(metric.labels[-1], 1)
+    for metric in CATALOGUE
+    if metric.labels[:4] == TAP
+)
+"""Time series that one tap costs."""

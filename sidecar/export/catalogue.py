@@ -1,0 +1,177 @@
+"""The one list of metrics: name, type, help, unit and labels.
+
+Exporter, dashboards, rules and docs/metrics.md are written from it or checked against it.
+Conventions: prometheus.io/docs/practices/naming.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+MODEL = ("model", "version")
+TAP = ("model", "version", "layer", "site")
+
+SECONDS_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric family. `name` is what a query says; counters end in `_total`.
+
+    unit: "seconds", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...]
+    unit: str = ""
+    buckets: tuple[float, ...] = ()
+
+
+REQUESTS = Metric(
+    "sidecar_requests_total", "counter", "Inference requests answered, by gRPC status.", (*MODEL, "code")
+)
+REQUEST_SECONDS = Metric(
+    "sidecar_request_duration_seconds", "histogram",
+    "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS,
+)  # fmt: skip
+QUEUE_SECONDS = Metric(
+    "sidecar_queue_duration_seconds", "histogram",
+    "Time an inference request waited for its batch to start.", MODEL, "seconds", SECONDS_BUCKETS,
+)  # fmt: skip
+BATCH_ROWS = Metric(
+    "sidecar_batch_rows", "histogram", "Rows per executed batch.", MODEL, buckets=ROWS_BUCKETS
+)
+IN_FLIGHT = Metric("sidecar_requests_in_flight", "gauge", "Inference requests being answered now.", MODEL)
+QUEUE_LENGTH = Metric("sidecar_queue_requests", "gauge", "Inference requests waiting for a batch.", MODEL)
+MODEL_READY = Metric("sidecar_model_ready", "gauge", "1 while the model takes requests, else 0.", MODEL)
+
+INSTRUMENTED = Metric(
+    "sidecar_instrumented", "gauge",
+    "1 while the instrumented variant passed its self-check and may run, else 0.", MODEL,
+)  # fmt: skip
+SAMPLED = Metric(
+    "sidecar_sampled_requests_total", "counter", "Requests whose activations were observed.", MODEL
+)
+DROPPED = Metric(
+    "sidecar_dropped_samples_total", "counter",
+    "Requests chosen for observation and not observed, by reason (slots, stuck).", (*MODEL, "reason"),
+)  # fmt: skip
+TELEMETRY_FAILURES = Metric(
+    "sidecar_telemetry_failures_total", "counter",
+    "Errors inside telemetry, by part; none of them reached a request.", (*MODEL, "part"),
+)  # fmt: skip
+TELEMETRY_SECONDS = Metric(
+    "sidecar_telemetry_seconds_total", "counter",
+    "Time telemetry took: observe ops on the request path and CPU time of the drain.", MODEL, "seconds",
+)  # fmt: skip
+INFERENCE_SECONDS = Metric(
+    "sidecar_inference_seconds_total", "counter", "Time spent running the model, telemetry excluded.",
+    MODEL, "seconds",
+)  # fmt: skip
+LAST_DRAIN = Metric(
+    "sidecar_last_drain_timestamp_seconds", "gauge", "When sketches last left the device.", MODEL, "timestamp"
+)
+SERIES = Metric("sidecar_series", "gauge", "Time series of activations exported now.", ())
+SERIES_DROPPED = Metric(
+    "sidecar_series_dropped", "gauge", "Time series left out because export.max_series was reached.", ()
+)
+
+VALUES = Metric("sidecar_activation_values_total", "counter", "Activation values observed.", TAP)
+ZEROS = Metric("sidecar_activation_zeros_total", "counter", "Values equal to zero.", TAP)
+NEAR_ZEROS = Metric(
+    "sidecar_activation_near_zeros_total", "counter",
+    "Finite values with |x| at most capture.near_zero, zeros included.", TAP,
+)  # fmt: skip
+NONFINITE = Metric(
+    "sidecar_activation_nonfinite_total", "counter", "NaN, +Inf and -Inf values, by kind.", (*TAP, "kind")
+)
+SUBNORMALS = Metric(
+    "sidecar_activation_subnormals_total", "counter", "Subnormal values, in the tensor's own format.", TAP
+)
+OUTLIERS = Metric(
+    "sidecar_activation_outliers_total", "counter",
+    "Finite values with |x| >= 6, the threshold of LLM.int8() (Dettmers 2022).", TAP,
+)  # fmt: skip
+POSITIONS = Metric(
+    "sidecar_activation_positions_total", "counter", "Vectors observed (one for each token or pixel).", TAP
+)
+MEAN = Metric("sidecar_activation_mean", "gauge", "Mean value over drift.window_seconds.", TAP)
+STDDEV = Metric("sidecar_activation_stddev", "gauge", "Standard deviation over drift.window_seconds.", TAP)
+ABSMAX = Metric("sidecar_activation_absmax", "gauge", "Largest |x| over drift.window_seconds.", TAP)
+KURTOSIS = Metric(
+    "sidecar_activation_kurtosis", "gauge",
+    "Fourth standardised moment over drift.window_seconds; 3 for a Gaussian.", TAP,
+)  # fmt: skip
+DEAD = Metric(
+    "sidecar_activation_dead_channels", "gauge", "Channels that never fired over drift.window_seconds.", TAP
+)
+CHANNELS = Metric("sidecar_activation_channels", "gauge", "Channels of the tap.", TAP)
+HEADROOM = Metric(
+    "sidecar_activation_float16_headroom_octaves", "gauge",
+    "log2(65504 / absmax): doublings left before float16 overflows.", TAP, "octaves",
+)  # fmt: skip
+ABSMAX_GROWTH = Metric(
+    "sidecar_activation_absmax_growth_ratio", "gauge",
+    "Absmax over drift.window_seconds, divided by the reference's.", TAP, "ratio",
+)  # fmt: skip
+
+EVIDENCE = Metric(
+    "sidecar_drift_evidence", "gauge",
+    "Natural logarithm of the layer's e-detector; it alarms at sidecar_drift_layer_alarm_level.", TAP, "nats",
+)  # fmt: skip
+DRIFTING = Metric(
+    "sidecar_drift_active", "gauge", "1 from the layer's alarm until its evidence is gone, else 0.", TAP
+)
+ALARMS = Metric("sidecar_drift_alarms_total", "counter", "Alarms of the layer's e-detector.", TAP)
+PSI = Metric(
+    "sidecar_drift_psi", "gauge",
+    "Population stability index of the values against the reference, its no-drift mean subtracted.", TAP,
+)  # fmt: skip
+JENSEN_SHANNON = Metric(
+    "sidecar_drift_jensen_shannon", "gauge",
+    "Jensen-Shannon divergence (0..1, base 2) against the reference, its no-drift mean subtracted.", TAP,
+)  # fmt: skip
+MEAN_SHIFT = Metric(
+    "sidecar_drift_mean_shift_sigmas", "gauge",
+    "Shift of the request means, in standard deviations of the reference's request means.", TAP, "sigmas",
+)  # fmt: skip
+WORST_CHANNEL = Metric(
+    "sidecar_drift_worst_channel", "gauge",
+    "Index of the channel whose mean moved most; rank 1 is the worst.", (*TAP, "rank"),
+)  # fmt: skip
+WORST_CHANNEL_SHIFT = Metric(
+    "sidecar_drift_worst_channel_shift_sigmas", "gauge",
+    "Signed shift of that channel's mean, in standard deviations of the channel in the reference.",
+    (*TAP, "rank"), "sigmas",
+)  # fmt: skip
+MODEL_EVIDENCE = Metric(
+    "sidecar_drift_model_evidence", "gauge",
+    "Natural logarithm of the average of all layers' e-detectors; it alarms at sidecar_drift_alarm_level.",
+    MODEL, "nats",
+)  # fmt: skip
+ALARM_LEVEL = Metric(
+    "sidecar_drift_alarm_level", "gauge",
+    "Model alarm level: ln(drift.requests_between_false_alarms).", MODEL, "nats",
+)  # fmt: skip
+LAYER_ALARM_LEVEL = Metric(
+    "sidecar_drift_layer_alarm_level", "gauge",
+    "Layer alarm level: ln(taps x drift.requests_between_false_alarms).", MODEL, "nats",
+)  # fmt: skip
+MODEL_ALARMS = Metric("sidecar_drift_model_alarms_total", "counter", "Alarms of the model's evidence.", MODEL)
+REFERENCE_REQUESTS = Metric("sidecar_reference_requests", "gauge", "Requests in the reference so far.", MODEL)
+REFERENCE_READY = Metric(
+    "sidecar_reference_ready", "gauge", "1 once the reference is complete and drift is judged, else 0.", MODEL
+)
+
+CATALOGUE: tuple[Metric, ...] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Metric)
+)
+"""Every metric above, in that order."""

@@ -1,0 +1,57 @@
+"""Runtimes: load a model, run its plain and its instrumented variant. One protocol, one file a back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+from sidecar.errors import ConfigError
+from sidecar.settings import ModelSettings
+from sidecar.types import Tensor, TensorSpec
+
+RUNTIMES = {"torch": "sidecar.runtime.torch:TorchRuntime"}
+"""Name in the settings -> class, imported only when chosen."""
+
+
+class Runtime(Protocol):
+    """One loaded model version. `plain` and `instrumented` run on the thread that calls."""
+
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def prepare_thread(self) -> None:
+        """Called once on a thread before it runs the model."""
+
+    def example(self, rows: int) -> Mapping[str, Tensor]:
+        """Valid inputs of a batch of `rows`; the same at each call."""
+
+    def graph(self) -> Any:
+        """What taps are chosen in; a `torch.nn.Module` here."""
+
+    def instrument(self, install: Callable[[Any], None]) -> None:
+        """Build the instrumented variant: a second graph over the same weights, given to `install`."""
+
+    def plain(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]: ...
+
+    def instrumented(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]: ...
+
+
+def load(settings: ModelSettings) -> Runtime:
+    """Load the model that `settings` describe. Raises ConfigError or ModelError."""
+    if settings.runtime not in RUNTIMES:
+        raise ConfigError(f"runtime {settings.runtime!r} is unknown; there are {', '.join(RUNTIMES)}")
+    module, _, name = RUNTIMES[settings.runtime].partition(":")
+    runtime: Runtime = getattr(import_module(module), name)(settings)
+    return runtime
+
+
+def concatenate(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Inputs of several requests as one batch along dimension 0; always a copy, so it may be written to."""
+    import numpy as np
+
+    return {
+        name: Tensor(first.datatype, np.concatenate([part[name].array for part in parts]))
+        for name, first in parts[0].items()
+    }

@@ -1,0 +1,113 @@
+"""The gRPC server: ports, limits, health, reflection, and the order of stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
+from sidecar.errors import ConfigError
+from sidecar.server import security
+from sidecar.server.batching import Batcher
+from sidecar.server.service import InferenceService
+from sidecar.settings import BatchingSettings, ServerSettings
+from sidecar.types import Servable, ServingObserver
+
+logger = logging.getLogger("sidecar.server")
+
+SERVICE = "inference.GRPCInferenceService"
+
+
+class Server:
+    """Serves `servables` from `start` to `stop`, once.
+
+    batching: settings by model name and version, one for each servable.
+    Raises ConfigError where a certificate, key or token file cannot be read, or a model cannot be batched.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        servables: Sequence[Servable],
+        batching: Mapping[tuple[str, str], BatchingSettings],
+        observer: ServingObserver,
+    ) -> None:
+        self._settings = settings
+        self._credentials = security.credentials(settings)
+        self._token = security.bearer_token(settings)
+        self._batchers = [
+            Batcher(servable, batching[servable.name, servable.version], observer) for servable in servables
+        ]
+        self._service = InferenceService(self._batchers, observer)
+
+    async def start(self) -> int:
+        """Listen, and return the port. Raises ConfigError where address or certificate cannot be used."""
+        limit = self._settings.max_message_bytes
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+        self._grpc = grpc.aio.server(
+            interceptors=[security.BearerToken(self._token)] if self._token else [],
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                # Otherwise a second server on the same port starts in silence and takes half the traffic.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if self._settings.reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._grpc, pool=_described_services())
+        await self.refresh_health()
+        port = self._bind()
+        await self._grpc.start()
+        return port
+
+    async def refresh_health(self) -> None:
+        """Tell the health service's watchers; to be called after `ready` of a servable has changed."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", SERVICE):
+            await self._health.set(name, status.SERVING if self._service.ready else status.NOT_SERVING)
+
+    async def stop(self) -> None:
+        """Say not ready, refuse new requests, finish those already in.
+
+        Calls get `grace_seconds` and are then cancelled; a batch that still runs gets as much again.
+        """
+        self._service.stopping = True
+        await self._health.enter_graceful_shutdown()
+        await self._grpc.stop(self._settings.grace_seconds)
+        try:
+            async with asyncio.timeout(self._settings.grace_seconds):
+                await asyncio.gather(*(batcher.close() for batcher in self._batchers))
+        except TimeoutError:
+            logger.warning("a model still ran %s s after the last call ended", self._settings.grace_seconds)
+
+    def _bind(self) -> int:
+        host = self._settings.grpc_host
+        address = f"{f'[{host}]' if ':' in host else host}:{self._settings.grpc_port}"
+        try:
+            if self._credentials is None:
+                return self._grpc.add_insecure_port(address)
+            return self._grpc.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            reason = "it is taken or not this machine's"
+            if self._credentials is not None:
+                reason += ", or server.tls_certificate and tls_key are no PEM pair"
+            raise ConfigError(
+                f"server.grpc_host and grpc_port: cannot listen on {address}: {reason}"
+            ) from error
+
+
+def _described_services() -> DescriptorPool:
+    """What reflection may show. Ours live in a pool of their own, the standard services in protobuf's."""
+    pool = DescriptorPool()
+    for module in (open_inference_pb2, health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    return pool

@@ -1,0 +1,273 @@
+"""All settings: one TOML file plus `SIDECAR_SECTION__KEY` from the environment, checked once, frozen.
+
+`models` is a list, so its keys carry the position: `SIDECAR_MODELS__0__WEIGHTS`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sidecar.errors import ConfigError
+from sidecar.types import DATATYPES
+
+ENV_PREFIX = "SIDECAR_"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class ServerSettings(Section):
+    """Addresses and limits. Beyond loopback needs TLS and a token, or `insecure = true`."""
+
+    grpc_host: str = "127.0.0.1"
+    grpc_port: Port = 8001
+    http_host: str = "127.0.0.1"
+    http_port: Port = 8002
+    insecure: bool = False
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    token_file: Path | None = None
+    reflection: bool = False
+    max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
+    grace_seconds: Seconds = 10.0
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key must be given together")
+        exposed = [host for host in (self.grpc_host, self.http_host) if not _is_loopback(host)]
+        guarded = self.tls_certificate is not None and self.token_file is not None
+        if exposed and not guarded and not self.insecure:
+            raise ValueError(
+                f"{exposed[0]} is reachable from other machines: set tls_certificate, tls_key and "
+                "token_file, or insecure = true if something else guards the port"
+            )
+        return self
+
+
+class TensorSettings(Section):
+    """One input or output, batch dimension included as -1."""
+
+    name: Label
+    datatype: str
+    shape: tuple[Annotated[int, Field(ge=-1)], ...]
+
+    @field_validator("datatype")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in DATATYPES:
+            raise ValueError(f"must be one of {', '.join(DATATYPES)}")
+        return value
+
+
+class BatchingSettings(Section):
+    """max_rows = 0: the model has no batch dimension and each request runs alone."""
+
+    max_rows: Annotated[int, Field(ge=0, le=65_536)] = 32
+    max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    queue_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+
+
+class ModelSettings(Section):
+    """One model version.
+
+    source: `package.module:factory`, called without arguments, returns the model.
+    weights: safetensors file, loaded strictly into what the factory made.
+    taps: globs over module names; empty means the residual blocks that are found.
+    baseline: reference to compare with; without one it is recorded from the first live requests.
+    tolerance: largest |difference| between the outputs of both variants; 0 means bitwise equal.
+    """
+
+    name: Label
+    version: Label = "1"
+    runtime: str = "torch"
+    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    weights: Path | None = None
+    inputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    taps: tuple[str, ...] = ()
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    baseline: Path | None = None
+    batching: BatchingSettings = BatchingSettings()
+
+
+class CaptureSettings(Section):
+    """sample_rate: share of requests observed, chosen by a keyed hash of the request id.
+
+    client_choice: a request parameter `sidecar_sample` (bool) overrides that choice.
+    near_zero: |x| at or below it counts as near zero and as not firing; a power of two keeps it exact.
+    slots: sampled requests held between two drains; more are counted as dropped.
+    patience_ms: how much longer than usual an observed batch may take before its requests are answered
+        by the plain variant and observation stops until the stuck one returns.
+    """
+
+    enabled: bool = True
+    sample_rate: Share = 0.1
+    sample_key: str = ""
+    client_choice: bool = True
+    near_zero: Annotated[float, Field(gt=0, le=1)] = 2.0**-10
+    slots: Annotated[int, Field(ge=16, le=65_536)] = 2048
+    drain_seconds: Annotated[float, Field(ge=0.01, le=60)] = 1.0
+    patience_ms: Annotated[float, Field(gt=0, le=60_000)] = 250.0
+
+
+class TimelineSettings(Section):
+    """Panes of `pane_seconds`, the last `keep_panes` of them in memory."""
+
+    pane_seconds: Seconds = 10.0
+    keep_panes: Annotated[int, Field(ge=6, le=100_000)] = 60
+
+
+class DriftSettings(Section):
+    """requests_between_false_alarms: average run length between false alarms, per model."""
+
+    requests_between_false_alarms: Annotated[int, Field(ge=100, le=10**12)] = 1_000_000
+    reference_requests: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
+    window_seconds: Seconds = 60.0
+    seed: int = 0
+
+
+class ExportSettings(Section):
+    """max_series: hard cap on time series of activations; taps beyond it are left out and counted."""
+
+    max_series: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(Section):
+    server: ServerSettings = ServerSettings()
+    models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
+    capture: CaptureSettings = CaptureSettings()
+    timeline: TimelineSettings = TimelineSettings()
+    drift: DriftSettings = DriftSettings()
+    export: ExportSettings = ExportSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, models: tuple[ModelSettings, ...]) -> tuple[ModelSettings, ...]:
+        seen = [(model.name, model.version) for model in models]
+        if twice := sorted({key for key in seen if seen.count(key) > 1}):
+            raise ValueError(f"model {twice[0][0]} version {twice[0][1]} is configured twice")
+        return models
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Read `path`, lay the environment over it, check everything.
+
+    Relative paths in the file are relative to the file's folder.
+    Raises ConfigError naming the key, its value and what is allowed.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    return resolve(tree, environ, base=path.parent)
+
+
+def resolve(tree: Mapping[str, Any], environ: Mapping[str, str], *, base: Path) -> Settings:
+    """Check a tree of settings with the environment laid over it. Raises ConfigError."""
+    merged = _thaw(tree)
+    for name, text in sorted(environ.items()):
+        if name.startswith(ENV_PREFIX):
+            _place(merged, name, text)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from error
+    return _anchor(settings, base)
+
+
+def _thaw(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _thaw(value) for key, value in node.items()}
+    return [_thaw(value) for value in node] if isinstance(node, list | tuple) else node
+
+
+def _place(tree: dict[str, Any], name: str, text: str) -> None:
+    *parents, key = name.removeprefix(ENV_PREFIX).lower().split("__")
+    node: Any = tree
+    try:
+        for parent in parents:
+            node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise TypeError
+    except (ValueError, IndexError, TypeError):
+        raise ConfigError(f"{name} names no setting; the form is SIDECAR_SECTION__KEY") from None
+    node[key] = _value(text)
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+_RANGES = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+
+
+def _sentence(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "settings"
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{key} is not a setting; see docs/configuration.md for those that are"
+    if kind == "missing":
+        return f"{key} is missing and must be given"
+    if kind in _RANGES:
+        bound, words = _RANGES[kind]
+        return f"{key} is {detail['input']!r}, must be {words} {context[bound]}"
+    reason = str(detail["msg"]).removeprefix("Value error, ")
+    if isinstance(detail["input"], str | int | float | bool):
+        return f"{key} is {detail['input']!r}: {reason}"
+    return f"{key}: {reason}"
+
+
+def _anchor(settings: Settings, base: Path) -> Settings:
+    """Relative paths made relative to the folder of the file they stand in."""
+
+    def anchored(section: Section) -> Section:
+        changes = {
+            name: base / value
+            for name in type(section).model_fields
+            if isinstance(value := getattr(section, name), Path)
+        }
+        return section.model_copy(update=changes)
+
+    return settings.model_copy(
+        update={
+            "server": anchored(settings.server),
+            "models": tuple(anchored(model) for model in settings.models),
+        }
+    )

@@ -1,0 +1,82 @@
+"""What each channel of a tap did."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sidecar.errors import SketchError
+
+
+@dataclass(slots=True, eq=False)
+class Channels:
+    """Sums over `positions` vectors of C channels; non-finite values are left out of every one.
+
+    fires: values with |x| above the near-zero bound. outliers: values with |x| >= 6.
+    total, squares: sums of x and x**2. absmax: largest |x|, 0 where nothing was seen.
+    """
+
+    positions: int
+    fires: npt.NDArray[np.int64]
+    total: npt.NDArray[np.float64]
+    squares: npt.NDArray[np.float64]
+    absmax: npt.NDArray[np.float64]
+    outliers: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if len({(self.fires.size,), *(part.shape for part in self._arrays())}) != 1:
+            raise SketchError(f"channel arrays differ in shape: {[part.shape for part in self._arrays()]}")
+
+    @classmethod
+    def empty(cls, channels: int) -> Channels:
+        def counts() -> npt.NDArray[np.int64]:
+            return np.zeros(channels, dtype=np.int64)
+
+        def sums() -> npt.NDArray[np.float64]:
+            return np.zeros(channels, dtype=np.float64)
+
+        return cls(0, counts(), sums(), sums(), sums(), counts())
+
+    def __len__(self) -> int:
+        return self.fires.size
+
+    def merge(self, other: Channels) -> None:
+        """Raises SketchError when the widths differ."""
+        if len(self) != len(other):
+            raise SketchError(f"cannot merge {len(other)} channels into {len(self)}")
+        self.positions += other.positions
+        self.fires += other.fires
+        self.total += other.total
+        self.squares += other.squares
+        np.maximum(self.absmax, other.absmax, out=self.absmax)
+        self.outliers += other.outliers
+
+    def copy(self) -> Channels:
+        return Channels(self.positions, *(part.copy() for part in self._arrays()))  # type: ignore[arg-type]
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """float64[C], NaN without positions; a non-finite value counts as 0."""
+        return self.total / self.positions if self.positions else np.full(len(self), math.nan)
+
+    @property
+    def variance(self) -> npt.NDArray[np.float64]:
+        """float64[C], divided by the number of positions."""
+        if not self.positions:
+            return np.full(len(self), math.nan)
+        return np.maximum(self.squares / self.positions - self.mean**2, 0.0)
+
+    def dead(self) -> npt.NDArray[np.bool_]:
+        """bool[C]: seen and never fired. `dead_rate_bound` says how rarely such a channel may still fire."""
+        return np.equal(self.fires, 0) & (self.positions > 0)
+
+    @property
+    def dead_rate_bound(self) -> float:
+        """Upper 95% bound of the firing rate of a dead channel: the rule of three, Hanley 1983."""
+        return min(1.0, 3.0 / self.positions) if self.positions else 1.0
+
+    def _arrays(self) -> tuple[npt.NDArray[np.int64] | npt.NDArray[np.float64], ...]:
+        return self.fires, self.total, self.squares, self.absmax, self.outliers

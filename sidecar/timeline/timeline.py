@@ -1,0 +1,107 @@
+"""Sketches over time: panes of equal span, of which any window is a merge."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sidecar.errors import SketchError
+from sidecar.sketch import Reading, RequestRows, TapSketch
+from sidecar.types import Clock, Tap
+
+MAX_ROWS = 4096
+
+
+@dataclass(slots=True)
+class _Pane:
+    start: float
+    sketches: dict[Tap, TapSketch] = field(default_factory=dict)
+
+
+class Timeline:
+    """The last `keep_panes` panes of `pane_seconds`, and everything since the start in one more sketch.
+
+    One thread adds and any may read. Of the request rows the newest 4,096 are kept, because their
+    number grows with traffic while a pane does not. Time here never runs backwards: when the clock is
+    set back, later readings go on from where the last one stood, in whole panes.
+    """
+
+    def __init__(self, taps: Sequence[Tap], pane_seconds: float, keep_panes: int, clock: Clock) -> None:
+        self.taps = tuple(taps)
+        self._pane_seconds = pane_seconds
+        self._clock = clock
+        self._panes: deque[_Pane] = deque(maxlen=keep_panes)
+        self._rows: deque[tuple[float, Mapping[Tap, RequestRows]]] = deque()
+        self._held_rows = 0
+        self._totals = {tap: TapSketch.empty(tap.channels) for tap in taps}
+        self._newest = -math.inf
+        self._set_back = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, reading: Reading) -> None:
+        """Count a reading in. Raises SketchError for a tap or a width that is not of this timeline."""
+        for tap, sketch in reading.sketches.items():
+            if tap not in self._totals or len(sketch.channels) != tap.channels:
+                raise SketchError(f"tap {tap.key} with {len(sketch.channels)} channels is not watched here")
+        with self._lock:
+            at = self._forward(reading.at)
+            start = math.floor(at / self._pane_seconds) * self._pane_seconds
+            if not self._panes or self._panes[-1].start < start:
+                self._panes.append(_Pane(start))
+            pane = self._panes[-1].sketches
+            for tap, sketch in reading.sketches.items():
+                self._totals[tap].merge(sketch)
+                if tap in pane:
+                    pane[tap].merge(sketch)
+                else:
+                    pane[tap] = sketch.copy()
+            self._keep_rows(start, reading.rows)
+
+    def window(self, seconds: float, tap: Tap) -> TapSketch:
+        """Merge of the panes whose span touches the last `seconds`: up to one pane more than asked for."""
+        merged = TapSketch.empty(tap.channels)
+        with self._lock:
+            begin = self._begin(seconds)
+            for pane in self._panes:
+                if pane.start > begin and tap in pane.sketches:
+                    merged.merge(pane.sketches[tap])
+        return merged
+
+    def rows(self, seconds: float, tap: Tap) -> RequestRows:
+        """Request rows of the same panes, oldest first, as far as they are kept."""
+        with self._lock:
+            begin = self._begin(seconds)
+            return RequestRows.concat(
+                [rows[tap] for start, rows in self._rows if start > begin and tap in rows]
+            )
+
+    def total(self, tap: Tap) -> TapSketch:
+        """Everything since the start; its counts never fall."""
+        with self._lock:
+            return self._totals[tap].copy()
+
+    def _forward(self, at: float) -> float:
+        # A clock that is nudged is no jump: its readings fall into the newest pane.
+        if at + self._set_back < self._newest - self._pane_seconds:
+            behind = self._newest - at
+            self._set_back = math.ceil(behind / self._pane_seconds) * self._pane_seconds
+        self._newest = max(self._newest, at + self._set_back)
+        return self._newest
+
+    def _begin(self, seconds: float) -> float:
+        """A pane that starts after this touches the window."""
+        now = max(self._clock() + self._set_back, self._newest)
+        return now - seconds - self._pane_seconds
+
+    def _keep_rows(self, start: float, rows: Mapping[Tap, RequestRows]) -> None:
+        count = max(map(len, rows.values()), default=0)
+        if not count:
+            return
+        self._rows.append((start, rows))
+        self._held_rows += count
+        while len(self._rows) > 1 and self._held_rows > MAX_ROWS:
+            _, oldest = self._rows.popleft()
+            self._held_rows -= max(map(len, oldest.values()))

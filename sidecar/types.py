@@ -1,0 +1,158 @@
+"""Words shared by every part: tensors, requests, taps, and the protocols by which parts meet.
+
+Nothing here imports another part, so any part may import this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Clock = Callable[[], float]
+"""Seconds since the epoch (`time.time`); tests pass their own."""
+
+Parameter = bool | int | float | str
+
+DATATYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BF16": np.dtype(np.uint16),  # numpy has no bfloat16: the 16 bits as they are
+    "BYTES": np.dtype(np.object_),
+}
+"""Open Inference Protocol datatype -> how its values lie in numpy."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A model's input or output. `shape` includes the batch dimension; -1 means any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Values with their protocol datatype, because BF16 and UINT16 look the same to numpy."""
+
+    datatype: str
+    array: npt.NDArray[Any]
+
+
+@dataclass(slots=True, eq=False)
+class InferRequest:
+    """One client's request, decoded and checked. Equal only to itself.
+
+    inputs: by name, in the model's order; all share the size of dimension 0 where the model batches.
+    rows: size of that dimension, 1 where the model does not batch.
+    deadline: `time.monotonic()` seconds after which nobody waits for the reply; None without one.
+    """
+
+    id: str
+    inputs: Mapping[str, Tensor]
+    rows: int
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class InferReply:
+    """Outputs by name, in the model's order."""
+
+    outputs: Mapping[str, Tensor]
+
+
+@dataclass(slots=True)
+class Servable:
+    """A loaded model version as the server sees it.
+
+    execute: runs one batch of compatible requests off the event loop, replies in the same order.
+    max_rows: most rows one `execute` may get; 0 where the model has no batch dimension, and then
+        every request runs alone.
+    """
+
+    name: str
+    version: str
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_rows: int
+    execute: Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
+    ready: bool = False
+
+
+class ServingObserver(Protocol):
+    """Where the server reports what it did. Called on the event loop; must be quick and never raise."""
+
+    def request_started(self, model: str, version: str) -> None: ...
+
+    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
+        """`code` is the gRPC status name, for example "OK" or "INVALID_ARGUMENT"."""
+
+    def batch_finished(self, model: str, version: str, rows: int, queued: Sequence[float]) -> None:
+        """`queued`: seconds that each of its requests waited."""
+
+    def queue_length(self, model: str, version: str, requests: int) -> None: ...
+
+
+Site = str
+"""`resid`, `attn_out`, `mlp_out`, `logits`, `stage`, or the module's own name."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Tap:
+    """A place in the model that is watched: output 0 of `module`, `channels` wide in its last dimension."""
+
+    layer: int
+    site: Site
+    module: str
+    channels: int
+
+    @property
+    def key(self) -> str:
+        """Short stable name, `3/resid`."""
+        return f"{self.layer}/{self.site}"
+
+
+class Recorder(Protocol):
+    """What capture offers the thread that runs a model. No method raises, and none waits."""
+
+    def open(self, requests: Sequence[InferRequest]) -> bool:
+        """True: run the instrumented variant for this batch, then call `close`. False: run the plain one."""
+
+    def close(self) -> None:
+        """The batch that `open` announced has run."""
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryStatus:
+    """How the observation of one model fares: what exporters and readiness show of it.
+
+    instrumented: the instrumented variant passed its self-check. detail: why not, or "".
+    sampled: requests observed. dropped, failures: counts by reason and by part.
+    telemetry_seconds, inference_seconds: time so far; inference excludes telemetry.
+    last_drain: seconds since the epoch, 0 before the first.
+    """
+
+    instrumented: bool
+    detail: str = ""
+    sampled: int = 0
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    telemetry_seconds: float = 0.0
+    inference_seconds: float = 0.0
+    last_drain: float = 0.0

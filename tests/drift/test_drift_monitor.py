@@ -1,0 +1,154 @@
+import logging
+import math
+
+import numpy as np
+import pytest
+
+from sidecar.drift import DriftMonitor
+from sidecar.errors import BaselineError
+from sidecar.settings import DriftSettings
+from sidecar.sketch import Reading
+from sidecar.timeline import Timeline
+
+REFERENCE = 600
+SETTINGS = DriftSettings(reference_requests=REFERENCE, requests_between_false_alarms=10_000)
+
+
+class Watch:
+    """A monitor over traffic, whose reference is recorded from the first 600 requests."""
+
+    def __init__(self, traffic, taps, reference=None, settings=SETTINGS):
+        self.traffic = traffic
+        self.timeline = Timeline(taps, 10.0, 60, traffic.clock)
+        rng = np.random.default_rng(settings.seed)
+        self.monitor = DriftMonitor("m", "1", taps, settings, self.timeline, reference, rng)
+
+    def run(self, requests, **changes):
+        for _ in range(requests // 20):
+            self.feed(self.traffic.reading(20, **changes))
+        return self.monitor.state()
+
+    def feed(self, reading):
+        self.timeline.add(reading)
+        self.monitor.observe(reading)
+
+
+@pytest.fixture
+def watch(traffic, taps):
+    watch = Watch(traffic, taps)
+    watch.run(REFERENCE)
+    return watch
+
+
+def test_before_the_reference_is_ready_there_is_no_evidence_and_no_effect(traffic, taps):
+    state = Watch(traffic, taps).run(40)
+    assert (state.reference_requests, state.reference_ready, state.judged_requests) == (40, False, 0)
+    assert state.model_evidence == 0
+    for layer in state.layers:
+        assert layer.evidence == 0
+        assert all(map(math.isnan, (layer.psi, layer.jensen_shannon, layer.mean_shift, layer.absmax_growth)))
+        assert layer.worst_channels == ()
+        assert layer.headroom > 10
+
+
+def test_the_reading_that_completes_the_reference_is_not_judged(watch):
+    state = watch.monitor.state()
+    assert (state.reference_requests, state.reference_ready, state.judged_requests) == (REFERENCE, True, 0)
+
+
+def test_stationary_traffic_raises_no_alarm(watch):
+    state = watch.run(1_000)
+    assert state.judged_requests == 1_000
+    assert (state.model_alarms, [layer.alarms for layer in state.layers]) == (0, [0, 0, 0])
+    assert all(abs(layer.psi) < 0.05 and abs(layer.mean_shift) < 0.2 for layer in state.layers)
+
+
+def test_a_shift_is_found_and_its_layer_named(watch):
+    watch.run(200)
+    watch.traffic.at += 100
+    state = watch.run(100, shifts={1: 0.6})
+    assert [layer.alarms for layer in state.layers] == [0, 1, 0]
+    assert [layer.active for layer in state.layers] == [False, True, False]
+    assert state.model_active
+    assert 200 < state.model_alarm_ordinals[0] <= state.layers[1].alarm_ordinals[0] <= 260
+    assert state.layers[1].evidence >= state.layer_alarm_level > state.alarm_level
+    assert state.layers[1].mean_shift > 0.2
+    assert len(state.layers[1].worst_channels) == 3
+
+
+def test_the_alarm_ends_after_the_shift_does(watch):
+    watch.run(60, shifts={1: 1.0})
+    state = watch.run(1_000)
+    assert (state.model_alarms, state.model_active) == (1, False)
+
+
+def test_one_request_with_a_nan_is_seen(watch):
+    before = watch.monitor.state()
+
+    def break_one(tap, values):
+        if tap == 2:
+            values[0, 0, 0] = np.nan
+
+    watch.feed(watch.traffic.reading(1, edit=break_one))
+    state = watch.monitor.state()
+    assert [layer.nonfinite for layer in state.layers] == [0, 0, 1]
+    assert state.layers[2].evidence > before.layers[2].evidence + 2
+    assert np.argmax([layer.evidence for layer in state.layers]) == 2
+
+
+def test_requests_with_nans_alarm_within_ten(watch):
+    def break_all(tap, values):
+        if tap == 2:
+            values[:, 0, 0] = np.nan
+
+    watch.feed(watch.traffic.reading(10, edit=break_all))
+    assert [layer.active for layer in watch.monitor.state().layers] == [False, False, True]
+
+
+def test_the_same_seed_gives_the_same_evidence(make_traffic, taps):
+    states = [Watch(make_traffic(seed=5), taps).run(700) for _ in range(2)]
+    assert states[0] == states[1]
+
+
+def test_a_reading_without_requests_changes_no_evidence(watch):
+    before = watch.run(100)
+    watch.traffic.at += 100
+    watch.feed(Reading(watch.traffic.at, {}, {}, 0))
+    after = watch.monitor.state()
+    assert after.model_evidence == before.model_evidence
+    assert after.layers[0].evidence == before.layers[0].evidence
+    assert math.isnan(after.layers[0].psi)
+
+
+def test_a_given_reference_judges_from_the_first_request_in_any_order_of_taps(traffic, taps):
+    recorder = Watch(traffic, taps)
+    recorder.run(REFERENCE, shifts={0: 5.0})
+    watch = Watch(traffic, taps[::-1], reference=recorder.monitor.reference)
+    state = watch.run(100, shifts={0: 5.0})
+    assert (state.judged_requests, state.model_alarms) == (100, 0)
+    state = watch.run(60, shifts={0: 5.0, 2: 2.0})
+    assert [layer.tap.layer for layer in state.layers if layer.active] == [2]
+
+
+def test_a_reference_of_another_model_is_refused(watch, taps):
+    timeline = Timeline(taps, 10.0, 60, watch.traffic.clock)
+    with pytest.raises(BaselineError, match="recorded from model m"):
+        DriftMonitor(
+            "other", "1", taps, SETTINGS, timeline, watch.monitor.reference, np.random.default_rng(0)
+        )
+
+
+def test_a_small_reference_is_said(traffic, taps, caplog):
+    with caplog.at_level(logging.WARNING):
+        state = Watch(traffic, taps).run(REFERENCE)
+    assert "has 600 requests" in caplog.text
+    assert state.reference_small
+
+
+def test_a_state_once_handed_out_does_not_change(watch):
+    before = watch.monitor.state()
+    layers = before.layers
+    watch.run(100, shifts={0: 2.0})
+    assert before.judged_requests == 0
+    assert before.layers is layers
+    assert not before.layers[0].active

@@ -1,0 +1,155 @@
+"""Stand-ins for what the server meets: a model that echoes, an observer that remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sidecar.server.server import Server
+from sidecar.settings import BatchingSettings, ServerSettings
+from sidecar.types import DATATYPES, InferReply, InferRequest, Servable, Tensor, TensorSpec
+
+Execute = Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
+
+
+class Ledger:
+    """A ServingObserver that writes everything down."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, str]] = []
+        self.finished: list[tuple[str, str, str]] = []
+        self.seconds: list[float] = []
+        self.batches: list[int] = []
+        self.queued: list[float] = []
+        self.waiting: list[int] = []
+        self.answered = asyncio.Event()
+
+    @property
+    def codes(self) -> Counter[str]:
+        return Counter(code for _, _, code in self.finished)
+
+    def request_started(self, model: str, version: str) -> None:
+        self.started.append((model, version))
+
+    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
+        self.finished.append((model, version, code))
+        self.seconds.append(seconds)
+        self.answered.set()
+
+    def batch_finished(self, model: str, version: str, rows: int, queued: Sequence[float]) -> None:
+        self.batches.append(rows)
+        self.queued.extend(queued)
+
+    def queue_length(self, model: str, version: str, requests: int) -> None:
+        self.waiting.append(requests)
+
+
+class Model:
+    """Echoes inputs as outputs of the same name, and keeps the batches it saw.
+
+    gate: while not set, a batch that has started does not end.
+    failure: raised instead of an answer.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[list[InferRequest]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
+        self.batches.append(list(requests))
+        self.entered.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        return [InferReply(dict(request.inputs)) for request in requests]
+
+
+def servable(
+    execute: Execute,
+    specs: Sequence[TensorSpec],
+    *,
+    max_rows: int = 8,
+    version: str = "1",
+    name: str = "echo",
+) -> Servable:
+    both = tuple(specs)
+    return Servable(name, version, "python", both, both, max_rows, execute, ready=True)
+
+
+def every_datatype() -> list[TensorSpec]:
+    return [TensorSpec(datatype.lower(), datatype, (-1, 3)) for datatype in DATATYPES]
+
+
+def request(number: int = 0, rows: int = 1, *, width: int = 2, deadline: float | None = None) -> InferRequest:
+    """A request whose values no request of another number has; its id is the number."""
+    values = np.arange(rows * width, dtype=np.float64).reshape(rows, width) + 1e6 * number
+    return InferRequest(str(number), {"x": Tensor("FP64", values)}, rows, deadline=deadline)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def model() -> Model:
+    return Model()
+
+
+@pytest.fixture
+def make_servable() -> Callable[..., Servable]:
+    return servable
+
+
+@pytest.fixture
+def make_request() -> Callable[..., InferRequest]:
+    return request
+
+
+@pytest.fixture
+def all_specs() -> list[TensorSpec]:
+    return every_datatype()
+
+
+Serve = Callable[..., AbstractAsyncContextManager[str]]
+
+
+@pytest.fixture
+def serve(ledger: Ledger) -> Serve:
+    """`async with serve(servables, **server_settings) as address:` a real server on a free port."""
+
+    @asynccontextmanager
+    async def serve(*servables: Servable, **settings: Any) -> AsyncIterator[str]:
+        batching = {(one.name, one.version): BatchingSettings(max_delay_ms=0) for one in servables}
+        server = Server(
+            ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings}), servables, batching, ledger
+        )
+        port = await server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            await server.stop()
+
+    return serve
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text("s3cret\n")
+    return path
+
+
+@pytest.fixture
+def fp32_spec() -> TensorSpec:
+    return TensorSpec("fp32", "FP32", (-1, 3))

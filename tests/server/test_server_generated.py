@@ -1,0 +1,61 @@
+"""sidecar/_pb: what protoc writes, in a pool of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tritonclient.grpc.service_pb2 as triton
+
+from sidecar._pb import open_inference_pb2 as ours
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def generator():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "protos" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generating_again_makes_no_difference(generator):
+    assert generator.differing(generator.generate()) == []
+
+
+def test_check_names_what_differs(generator, tmp_path):
+    (tmp_path / "open_inference_pb2.py").write_text("old")
+    (tmp_path / "stray_pb2.py").write_text("")
+    wanted = {"open_inference_pb2.py": "new", "missing_pb2.py": ""}
+    assert generator.differing(wanted, tmp_path) == [
+        "missing_pb2.py",
+        "open_inference_pb2.py",
+        "stray_pb2.py",
+    ]
+
+
+@pytest.mark.parametrize("first", ["sidecar._pb.open_inference_pb2", "tritonclient.grpc"])
+def test_tritonclient_and_ours_live_in_one_process_in_either_order(first):
+    both = ["sidecar._pb.open_inference_pb2", "tritonclient.grpc"]
+    both.sort(key=lambda name: name != first)
+    code = f"import {both[0]}, {both[1]}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def shape_of(message):
+    fields = {
+        (field.number, field.name, field.type, field.is_repeated, getattr(field.containing_oneof, "name", ""))
+        for field in message.fields
+    }
+    return fields, {nested.name: shape_of(nested) for nested in message.nested_types}
+
+
+@pytest.mark.parametrize("name", sorted(ours.DESCRIPTOR.message_types_by_name))
+def test_every_message_has_exactly_the_fields_of_tritons(name):
+    assert shape_of(ours.DESCRIPTOR.message_types_by_name[name]) == shape_of(
+        triton.DESCRIPTOR.message_types_by_name[name]
+    )

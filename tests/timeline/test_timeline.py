@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.errors import SketchError
+from sidecar.sketch import Reading, RequestRows, TapSketch
+from sidecar.timeline import MAX_ROWS, Timeline
+from sidecar.types import Tap
+
+TAP = Tap(0, "resid", "blocks.0", 3)
+PANE = 10.0
+
+
+def reading(at, value=1.0, rows=1):
+    sketch = TapSketch.from_array(np.full((2, 3), value, dtype=np.float32), 2.0**-10, rows)
+    return Reading(at, {TAP: sketch}, {TAP: RequestRows(np.full((rows, 6), value))}, rows)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def timeline(clock):
+    return Timeline([TAP], PANE, 6, clock)
+
+
+def positions(timeline, seconds):
+    return timeline.window(seconds, TAP).counts.positions
+
+
+@given(st.lists(st.floats(0, 8), min_size=1, max_size=30), st.floats(0.1, 100))
+def test_any_window_is_the_merge_of_the_readings_in_its_panes(steps, seconds):
+    clock = Clock()
+    timeline = Timeline([TAP], PANE, 1000, clock)
+    times = 1000 + np.cumsum(steps)
+    for value, at in enumerate(times):
+        timeline.add(reading(at, value=value % 5 - 2))
+    clock.now = times[-1]
+    expected = TapSketch.empty(3)
+    for value, at in enumerate(times):
+        if at // PANE * PANE + PANE > clock.now - seconds:
+            expected.merge(reading(at, value=value % 5 - 2).sketches[TAP])
+    seen = timeline.window(seconds, TAP)
+    assert seen.counts == expected.counts
+    assert np.array_equal(seen.histogram.counts, expected.histogram.counts)
+    assert np.array_equal(seen.channels.total, expected.channels.total)
+    assert seen.moments.m2 == pytest.approx(expected.moments.m2, rel=1e-12, abs=1e-12)
+    assert len(timeline.rows(seconds, TAP)) == expected.counts.requests
+
+
+@given(st.lists(st.floats(0, 10_000), min_size=1, max_size=40))
+def test_a_clock_that_jumps_anywhere_loses_nothing_from_the_total(times):
+    clock = Clock()
+    timeline = Timeline([TAP], PANE, 6, clock)
+    previous = 0
+    for at in times:
+        clock.now = at
+        timeline.add(reading(at))
+        assert positions(timeline, 60) >= 2
+        assert timeline.total(TAP).counts.positions == previous + 2
+        previous += 2
+
+
+def test_after_the_clock_is_set_back_windows_go_on(timeline, clock):
+    timeline.add(reading(5000.0))
+    for at in (1000.0, 1011.0, 1022.0):
+        clock.now = at
+        timeline.add(reading(at))
+    assert positions(timeline, 1) == 2
+    assert positions(timeline, 60) == 8
+
+
+def test_a_nudged_clock_stays_in_its_pane(timeline, clock):
+    timeline.add(reading(1009.0))
+    timeline.add(reading(1008.0))
+    clock.now = 1012.0
+    assert positions(timeline, 1) == 0
+    assert positions(timeline, 3) == 4
+
+
+def test_a_reading_leaves_the_window_with_its_pane(timeline, clock):
+    timeline.add(reading(1003.0))
+    clock.now = 1009.0 + 60
+    assert positions(timeline, 60) == 2
+    clock.now = 1010.0 + 60
+    assert positions(timeline, 60) == 0
+
+
+def test_no_more_panes_are_kept_than_asked_for(timeline, clock):
+    for pane in range(9):
+        timeline.add(reading(1000.0 + PANE * pane))
+    clock.now = 1080.0
+    assert positions(timeline, 1e6) == 6 * 2
+    assert timeline.total(TAP).counts.positions == 9 * 2
+
+
+def test_the_newest_request_rows_are_kept(timeline, clock):
+    for value in range(4):
+        timeline.add(reading(1000.0, value=value, rows=MAX_ROWS // 2))
+    clock.now = 1000.0
+    kept = timeline.rows(60, TAP)
+    assert len(kept) == MAX_ROWS
+    assert set(kept.mean) == {2, 3}
+
+
+def test_a_reading_is_left_as_it_was(timeline):
+    first = reading(1000.0)
+    timeline.add(first)
+    timeline.add(reading(1001.0))
+    assert first.sketches[TAP] == reading(1000.0).sketches[TAP]
+
+
+def test_what_it_hands_out_is_nobody_elses(timeline, clock):
+    clock.now = 1000.0
+    timeline.add(reading(1000.0))
+    timeline.window(60, TAP).merge(reading(0).sketches[TAP])
+    timeline.total(TAP).merge(reading(0).sketches[TAP])
+    assert positions(timeline, 60) == timeline.total(TAP).counts.positions == 2
+
+
+def test_a_reading_without_requests_adds_nothing(timeline, clock):
+    timeline.add(Reading(1000.0, {}, {}, 0))
+    clock.now = 1000.0
+    assert positions(timeline, 60) == 0
+    assert len(timeline.rows(60, TAP)) == 0
+
+
+def test_a_tap_that_is_not_watched_is_refused_before_anything_is_added(timeline):
+    other = Tap(1, "resid", "blocks.1", 3)
+    sketches = {TAP: TapSketch.empty(3), other: TapSketch.empty(3)}
+    with pytest.raises(SketchError, match="tap 1/resid with 3 channels is not watched"):
+        timeline.add(Reading(0.0, sketches, {}, 0))
+    with pytest.raises(SketchError, match="4 channels"):
+        timeline.add(Reading(0.0, {TAP: TapSketch.empty(4)}, {}, 0))

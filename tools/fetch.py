@@ -1,0 +1,121 @@
+"""Put Prometheus, Alertmanager and their checkers into `.tools/bin/`, without root and without installing.
+
+Programs already on PATH are linked; the rest is unpacked from Debian's packages, with apt's lists and
+downloads kept under `.tools/` so that the system's own stay as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent.parent / ".tools"
+PACKAGES = ("prometheus", "prometheus-alertmanager")
+PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "prometheus": ("prometheus",),
+    "promtool": ("promtool",),
+    "prometheus-alertmanager": ("prometheus-alertmanager", "alertmanager"),
+    "amtool": ("amtool",),
+}
+"""Name in `.tools/bin/` -> the names it goes by elsewhere; Debian alone calls it prometheus-alertmanager."""
+
+
+class FetchError(Exception):
+    """Why the programs cannot be had on this machine."""
+
+
+def runs(program: Path) -> bool:
+    """Whether the program starts at all: a link may dangle, a shared library may be missing."""
+    try:
+        return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def absent(bin_folder: Path) -> list[str]:
+    """Names from PROGRAMS that do not run from `bin_folder`."""
+    return [name for name in PROGRAMS if not runs(bin_folder / name)]
+
+
+def link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    target.symlink_to(source)
+
+
+def link_installed(names: Iterable[str], bin_folder: Path, path: str) -> None:
+    """Link what `path` (in the form of $PATH) already offers."""
+    for name in names:
+        for alias in PROGRAMS[name]:
+            if found := shutil.which(alias, path=path):
+                link(Path(found), bin_folder / name)
+                break
+
+
+def unpack(tools: Path, path: str) -> Path:
+    """Download the packages and unpack them under `tools`. Returns the folder that holds the programs.
+
+    Raises FetchError without apt, without network, or where the distribution lacks the packages.
+    """
+    for command in ("apt-get", "dpkg-deb"):
+        if shutil.which(command, path=path) is None:
+            raise FetchError(f"{command} is not on this machine")
+    apt, packages, root = (tools / name for name in ("apt", "packages", "root"))
+    shutil.rmtree(packages, ignore_errors=True)  # an older version from a run that was cut off
+    for folder in (apt / "state/lists/partial", apt / "cache/archives/partial", packages, root):
+        folder.mkdir(parents=True, exist_ok=True)
+    private = [
+        *("-o", f"Dir::State={apt / 'state'}", "-o", f"Dir::Cache={apt / 'cache'}"),
+        *("-o", "Dir::State::status=/var/lib/dpkg/status"),
+        # Root would hand the download to the user _apt, who may not write here.
+        *("-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2", "-q"),
+    ]
+    # Whether `update` failed shows in `download`; alone it also fails for a source nobody needs here.
+    subprocess.run(["apt-get", *private, "update"], cwd=packages, capture_output=True, check=False)
+    download = subprocess.run(
+        ["apt-get", *private, "download", *PACKAGES],
+        cwd=packages,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    archives = sorted(packages.glob("*.deb"))
+    if download.returncode != 0 or not archives:
+        reasons = download.stderr.strip().splitlines() or ["no package came"]
+        raise FetchError(f"apt-get cannot download {' and '.join(PACKAGES)}: {reasons[-1]}")
+    for archive in archives:
+        if subprocess.run(["dpkg-deb", "-x", archive, root], check=False).returncode != 0:
+            raise FetchError(f"{archive.name} cannot be unpacked")
+    shutil.rmtree(apt)
+    shutil.rmtree(packages)
+    return root / "usr/bin"
+
+
+def fetch(tools: Path, path: str) -> None:
+    """Make every program run from `tools`/bin. Raises FetchError naming what is missing and why."""
+    bin_folder = tools / "bin"
+    link_installed(absent(bin_folder), bin_folder, path)
+    if missing := absent(bin_folder):
+        unpacked = unpack(tools, path)
+        for name in missing:
+            link(Path(os.path.relpath(unpacked / name, bin_folder)), bin_folder / name)
+    if still := absent(bin_folder):
+        raise FetchError(f"{', '.join(still)} came but do not run on this machine")
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """0 when the programs are there, or when their absence only means skipped tests; 1 under CI=true."""
+    try:
+        fetch(TOOLS, environ.get("PATH", os.defpath))
+    except FetchError as error:
+        print(f"tools: {error}; the tests that need these programs are skipped", file=sys.stderr)
+        return int(environ.get("CI", "").lower() == "true")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))
