@@ -107,10 +107,10 @@ def fetch(tools: Path, path: str) -> None:
         raise FetchError(f"{', '.join(still)} came but do not run on this machine")
 
 
-def main(environ: Mapping[str, str]) -> int:
+def main(environ: Mapping[str, str], tools: Path) -> int:
     """0 when the programs are there, or when their absence only means skipped tests; 1 under CI=true."""
     try:
-        fetch(TOOLS, environ.get("PATH", os.defpath))
+        fetch(tools, environ.get("PATH", os.defpath))
     except FetchError as error:
         print(f"tools: {error}; the tests that need these programs are skipped", file=sys.stderr)
         return int(environ.get("CI", "").lower() == "true")
@@ -118,4 +118,4 @@ def main(environ: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ))
+    sys.exit(main(os.environ, TOOLS))
