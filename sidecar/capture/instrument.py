@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 
 from torch import nn
 
-from sidecar.capture.observe import observe
+from sidecar.capture.observe import bind
 from sidecar.capture.recorder import Recorder
 from sidecar.capture.state import TapState
 from sidecar.capture.taps import channel_dimension, first_tensor
@@ -55,19 +55,18 @@ def install(
         modules[tap.module].register_forward_hook(_hook(state, recorder, rows, channel_dim, near_zero))
 
 
-def _hook(state: TapState, recorder: Recorder, rows: int, channel_dim: int, near_zero: float):  # type: ignore[no-untyped-def]
-    row_slot, bank, slots = recorder.row_slot, recorder.bank, state.slots
-    histogram, integers, floats = state.histogram, state.integers, state.floats
-
-    def record(output: object) -> None:
-        started = perf_counter_ns()
-        if (x := first_tensor(output)) is not None:
-            observe(x, channel_dim, row_slot, rows, bank, histogram, integers, floats, slots, near_zero)
-        recorder.nanoseconds += perf_counter_ns() - started
-
-    shielded = recorder.guard.shield("tap", record, None)
+def _hook(
+    state: TapState, recorder: Recorder, rows: int, channel_dim: int, near_zero: float
+) -> Callable[[nn.Module, object, object], None]:
+    fold = bind(
+        recorder.bank.device, channel_dim, recorder.row_slot, rows, recorder.bank,
+        state.histogram, state.integers, state.floats, state.slots, near_zero,
+    )  # fmt: skip
 
     def hook(_module: nn.Module, _args: object, output: object) -> None:
-        shielded(output)
+        started = perf_counter_ns()
+        if (x := first_tensor(output)) is not None:
+            fold(x)
+        recorder.nanoseconds += perf_counter_ns() - started
 
-    return hook
+    return recorder.guard.shield("tap", hook, None)

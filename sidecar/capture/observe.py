@@ -6,6 +6,7 @@ after `torch.export`. `layout` says what the buffers hold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,14 +51,58 @@ def _observe_cpu(
     slots: int,
     near_zero: float,
 ) -> None:
+    state = _addresses(row_slot, rows_per_slot, bank, histogram, integers, floats, slots, near_zero)
+    _fold_rows(x, channel_dim, state)
+
+
+def _addresses(
+    row_slot: torch.Tensor,
+    rows_per_slot: int,
+    bank: torch.Tensor,
+    histogram: torch.Tensor,
+    integers: torch.Tensor,
+    floats: torch.Tensor,
+    slots: int,
+    near_zero: float,
+) -> tuple[float, ...]:
+    """The kernel's arguments after x. They stay true as long as the tensors live."""
+    state = (bank.data_ptr(), histogram.data_ptr(), integers.data_ptr(), floats.data_ptr())
+    return (row_slot.data_ptr(), rows_per_slot, *state, slots, near_zero)
+
+
+def _fold_rows(x: torch.Tensor, channel_dim: int, state: tuple[float, ...]) -> None:
     if (kind := _KERNEL_KINDS.get(x.dtype)) is None:
         x, kind = x.float(), kernel_cpu.FLOAT32
-    x = as_rows(x, channel_dim)
-    _fold(
-        x.data_ptr(), kind, *x.shape, *x.stride(),
-        row_slot.data_ptr(), rows_per_slot, bank.data_ptr(),
-        histogram.data_ptr(), integers.data_ptr(), floats.data_ptr(), slots, near_zero,
-    )  # fmt: skip
+    if x.dim() != 3 or channel_dim != -1:
+        x = as_rows(x, channel_dim)
+    _fold(x.data_ptr(), kind, *x.shape, *x.stride(), *state)
+
+
+def bind(
+    device: torch.device,
+    channel_dim: int,
+    row_slot: torch.Tensor,
+    rows_per_slot: int,
+    bank: torch.Tensor,
+    histogram: torch.Tensor,
+    integers: torch.Tensor,
+    floats: torch.Tensor,
+    slots: int,
+    near_zero: float,
+) -> Callable[[torch.Tensor], None]:
+    """The op with everything but x fixed, for eager hooks.
+
+    On a CPU it goes to the kernel without the dispatcher, which costs as much as a small activation does.
+    """
+    state = (row_slot, rows_per_slot, bank, histogram, integers, floats, slots, near_zero)
+    if device.type != "cpu":
+        return lambda x: observe(x, channel_dim, *state)
+    addresses = _addresses(*state)
+
+    def fold(x: torch.Tensor, _alive: object = state) -> None:
+        _fold_rows(x, channel_dim, addresses)
+
+    return fold
 
 
 def _observe_with_torch(

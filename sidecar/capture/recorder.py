@@ -1,7 +1,7 @@
 """Which rows of a batch go to which slot, and the two banks that let the drain and the model never wait.
 
 The thread that runs the model calls `open` before an observed batch and `close` after it; the drain
-thread calls `drain`. They share one lock that is only ever tried, never waited for, by the model's side.
+thread calls `drain`. Their one lock is held during an observed batch, and by the drain to switch banks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from sidecar.capture.sampling import Sampler
 from sidecar.capture.state import TapState
 from sidecar.sketch import Reading
 from sidecar.types import Clock, InferRequest, Tap
+
+# The drain holds the lock for a few instructions; this is for the case that its thread is switched out there.
+_FLIP_SECONDS = 0.01
 
 
 class Recorder:
@@ -44,6 +47,7 @@ class Recorder:
         self._writing = 0
         self._used = [0, 0]
         self._running = threading.Lock()
+        self._observing = False
         self._retired = threading.Event()
         self._retire_wanted = False
         self.open = guard.shield("sampling", self._open, False)
@@ -58,7 +62,7 @@ class Recorder:
         wanted = [always or self.wants(request) for request in requests]
         if not any(wanted):
             return False
-        if not self._running.acquire(blocking=False):
+        if self._observing or not self._running.acquire(timeout=_FLIP_SECONDS):
             self.dropped["stuck"] += sum(wanted)
             return False
         staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
@@ -76,6 +80,7 @@ class Recorder:
         staged[row:] = -1
         self.row_slot.copy_(self._staged, non_blocking=True)
         self._used[self._writing] = used
+        self._observing = True
         self.sampled += 0 if always else sampled
         return True
 
@@ -83,6 +88,7 @@ class Recorder:
         """The batch that `open` announced has run."""
         if self._retire_wanted:
             self._flip()
+        self._observing = False
         self._running.release()
 
     def drain(self, patience: float) -> Reading | None:

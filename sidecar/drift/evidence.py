@@ -10,6 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 Array = npt.NDArray[np.float64]
 
@@ -20,7 +21,6 @@ ORDINALS_KEPT = 100
 
 _BETS = np.array([sign * shift for shift in SHIFTS for sign in (1.0, -1.0)])
 _LEAST_P = 1e-12
-_BLOCK = 64
 
 
 @cache
@@ -31,17 +31,44 @@ def _normal_table() -> tuple[Array, Array]:
     return log_odds, np.array([normal.inv_cdf(1 / (1 + math.exp(-step))) for step in log_odds])
 
 
+def normal_scores(p: Array) -> Array:
+    """Standard normal quantile of 1 - p, of any shape; NaN stays NaN."""
+    clipped = np.clip(p, _LEAST_P, 1 - _LEAST_P)
+    log_odds, normal = _normal_table()
+    scores: Array = np.interp(np.log1p(-clipped) - np.log(clipped), log_odds, normal)
+    return scores
+
+
 def bets(p: Array) -> Array:
     """Betting factors of p-values, [...] -> [..., 10]; each integrates to 1 over p in (0, 1).
 
-    exp(shift z - shift**2 / 2) with z the normal quantile of 1 - p: the likelihood ratio of a Gaussian
-    score that moved by `shift`, so no other bet grows faster when it did. NaN stays NaN.
+    exp(shift z - shift**2 / 2) with z the normal score of p: the likelihood ratio of a Gaussian score
+    that moved by `shift`, so no other bet grows faster when it did. NaN stays NaN.
     """
-    clipped = np.clip(p, _LEAST_P, 1 - _LEAST_P)
-    log_odds, normal = _normal_table()
-    z = np.interp(np.log1p(-clipped) - np.log(clipped), log_odds, normal)
-    factors: Array = np.exp(z[..., None] * _BETS - _BETS**2 / 2)
+    factors: Array = np.exp(normal_scores(p)[..., None] * _BETS - _BETS**2 / 2)
     return factors
+
+
+# Compiled, because it runs for every observed request; without the GIL, because requests are served meanwhile.
+@njit(cache=True, nogil=True)
+def _advance(evidence: Array, z: Array, shifts: Array, discount: Array, cap: float, layers: Array) -> None:
+    """R_t = (1 + R_{t-1}) b_t for float64[taps, scores, bets], over z of float64[n, taps, scores].
+
+    layers: out, float64[n, taps], the mean of each tap after each request.
+    """
+    requests, taps, scores = z.shape
+    for t in range(requests):
+        for tap in range(taps):
+            total = 0.0
+            for score in range(scores):
+                value = z[t, tap, score]
+                for bet in range(len(shifts)):
+                    # A request that says nothing bets nothing: R stays.
+                    if not np.isnan(value):
+                        factor = np.exp(shifts[bet] * (value - shifts[bet] / 2)) * discount[tap, bet]
+                        evidence[tap, score, bet] = min((1.0 + evidence[tap, score, bet]) * factor, cap)
+                    total += evidence[tap, score, bet]
+            layers[t, tap] = total / (scores * len(shifts))
 
 
 @cache
@@ -109,15 +136,23 @@ class EDetector:
         self.layers = tuple(Latch(layer, math.sqrt(layer)) for _ in range(taps))
         members = scores * len(_BETS)
         allowances = np.array([reference_allowance(requests) for requests in reference_requests])
-        self._discount = (1 / allowances)[:, None]
+        self._discount = 1 / allowances
         self._cap = 2.0 * members * layer
-        self._evidence = np.zeros((taps, members))
+        self._evidence = np.zeros((taps, scores, len(_BETS)))
         self._layer_evidence = np.zeros(taps)
 
     def update(self, p: Array) -> None:
         """p: float64[n, taps, scores]; where it is NaN the request says nothing and R stays."""
-        for start in range(0, len(p), _BLOCK):
-            self._update_block(p[start : start + _BLOCK])
+        if not len(p):
+            return
+        layers = np.empty(p.shape[:2])
+        _advance(self._evidence, normal_scores(p), _BETS, self._discount, self._cap, layers)
+        first = self.judged + 1
+        for latch, course in zip(self.layers, layers.T, strict=True):
+            latch.update(course, first)
+        self.model.update(layers.mean(axis=-1), first)
+        self._layer_evidence = layers[-1]
+        self.judged += len(p)
 
     @property
     def model_evidence(self) -> float:
@@ -128,22 +163,3 @@ class EDetector:
     def layer_evidence(self) -> Array:
         """ln of every layer's R in nats, 0 where R is below 1, comparable with `layer_alarm_level`."""
         return np.log(np.maximum(self._layer_evidence, 1.0))
-
-    def _update_block(self, p: Array) -> None:
-        requests, taps, _ = p.shape
-        # A request that says nothing bets nothing: its factor is 1 and it adds no 1 to R either.
-        factors = np.where(np.isnan(p)[..., None], 1.0, bets(p) * self._discount).reshape(requests, taps, -1)
-        arrivals = np.repeat(~np.isnan(p), len(_BETS), axis=-1).astype(np.float64)
-        evidence = self._evidence
-        for factor, arrival in zip(factors, arrivals, strict=True):
-            evidence += arrival
-            evidence *= factor
-            np.minimum(evidence, self._cap, out=evidence)
-            factor[:] = evidence
-        layers = factors.mean(axis=-1)
-        first = self.judged + 1
-        for latch, course in zip(self.layers, layers.T, strict=True):
-            latch.update(course, first)
-        self.model.update(layers.mean(axis=-1), first)
-        self._layer_evidence = layers[-1]
-        self.judged += requests

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -95,6 +96,8 @@ class DriftMonitor:
         rng: np.random.Generator,
     ) -> None:
         """Without a reference it is recorded first. Raises BaselineError for one of something else."""
+        self._lock = threading.Lock()
+        self._state: DriftState | None = None
         self._judge: _Judge | None = None
         self._taps = tuple(taps)
         self._window_seconds = settings.window_seconds
@@ -107,23 +110,26 @@ class DriftMonitor:
         if reference:
             reference.check(model, taps)
             self._judge_by(reference.arranged(taps))
-        self._state = self._snapshot()
 
     def observe(self, reading: Reading) -> None:
         """Add the reading to the reference while that is recorded, judge its requests afterwards."""
-        if self._judge:
-            rows = stack_rows(reading.rows, self._taps)
-            self._detector.update(self._judge.scorer.p_values(rows, self._rng))
-        else:
-            self._builder.add(reading)
-            if self._builder.complete:
-                self._judge_by(self._builder.build())
-                del self._builder
-        self._state = self._snapshot()
+        with self._lock:
+            self._state = None
+            if self._judge:
+                rows = stack_rows(reading.rows, self._taps)
+                self._detector.update(self._judge.scorer.p_values(rows, self._rng))
+            else:
+                self._builder.add(reading)
+                if self._builder.complete:
+                    self._judge_by(self._builder.build())
+                    del self._builder
 
     def state(self) -> DriftState:
-        """As of the end of the last `observe`."""
-        return self._state
+        """As of the end of the last `observe`; worked out by the first who asks, because few ask."""
+        with self._lock:
+            if self._state is None:
+                self._state = self._snapshot()
+            return self._state
 
     @property
     def reference(self) -> Reference | None:

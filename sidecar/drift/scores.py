@@ -66,18 +66,22 @@ class Scorer:
         """
         scores = self._score(_features(rows), _broken(rows))
         taps, requests, kinds = scores.shape
-        below = np.empty((taps, kinds, requests))
-        up_to = np.empty((taps, kinds, requests))
-        sizes = np.empty((taps, kinds, 1))
+        below = np.zeros((taps, kinds, requests))
+        equal = np.zeros((taps, kinds, requests))
+        sizes = np.zeros((taps, kinds, 1))
         columns = np.ascontiguousarray(scores.transpose(0, 2, 1))
         for tap, calibrations in enumerate(self._calibration):
             for kind, calibration in enumerate(calibrations):
+                if not len(calibration):
+                    continue
                 column = columns[tap, kind]
-                below[tap, kind] = calibration.searchsorted(column, side="left")
-                up_to[tap, kind] = calibration.searchsorted(column, side="right")
-                sizes[tap, kind] = len(calibration)
+                first = calibration.searchsorted(column, side="left")
+                below[tap, kind], sizes[tap, kind] = first, len(calibration)
+                # Ties are rare where scores are continuous, so most of a second search is spared.
+                tied = np.flatnonzero(calibration.take(first, mode="clip") == column)
+                equal[tap, kind, tied] = calibration.searchsorted(column[tied], side="right") - first[tied]
         uniform = rng.random((taps, kinds, requests))
-        p = (sizes - up_to + uniform * (up_to - below + 1)) / (sizes + 1)
+        p = (sizes - below - equal + uniform * (equal + 1)) / (sizes + 1)
         p[np.isnan(columns)] = np.nan
         return p.transpose(2, 0, 1)
 
