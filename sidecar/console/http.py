@@ -128,6 +128,7 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "psi": _number(layer.psi),
                 "jensen_shannon": _number(layer.jensen_shannon),
                 "mean_shift": _number(layer.mean_shift),
+                "shifted_statistic": layer.shifted_statistic,
                 "worst_channels": [[channel, _number(shift)] for channel, shift in layer.worst_channels],
                 "dead_channels": _number(layer.dead_channels),
             }

@@ -60,6 +60,29 @@ SETTLE_SECONDS = 10.0
 START_SECONDS = 120.0
 
 
+@contextlib.asynccontextmanager
+async def server(config: Path) -> AsyncIterator[tuple[str, str]]:
+    """`sidecar serve` in a child process; gives its gRPC and HTTP addresses, and stops it at the end.
+
+    Raises RuntimeError when it does not start; what it said went to standard error.
+    """
+    # A session of its own: Ctrl-C shall reach this process first, which then stops the child in order.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sidecar.cli", "serve", "--config", str(config),
+        stdout=asyncio.subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
+        if (found := re.search(r"gRPC (\S+), HTTP (\S+)", line)) is None:
+            raise RuntimeError("the server did not start; its message is above")
+        yield found[1], found[2]
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
 class Demo:
     """One run. Raises RuntimeError when the server does not start or stops answering."""
 
@@ -83,7 +106,7 @@ class Demo:
         weights = await asyncio.to_thread(self._train)
         config = self._cache / "demo.toml"
         config.write_text(CONFIG.format(model=MODEL, weights=weights, **_ports()), encoding="utf-8")
-        async with self._server(config) as (grpc_address, http_address):
+        async with server(config) as (grpc_address, http_address):
             self._addresses = {
                 "metrics": f"http://{http_address}/metrics",
                 "status": f"http://{http_address}/api/v1/status",
@@ -102,24 +125,6 @@ class Demo:
             return training.weights(
                 self._cache / WEIGHTS, lambda share: progress.update(task, completed=share)
             )
-
-    @contextlib.asynccontextmanager
-    async def _server(self, config: Path) -> AsyncIterator[tuple[str, str]]:
-        # A session of its own: Ctrl-C shall reach this process first, which then stops the child in order.
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "sidecar.cli", "serve", "--config", str(config),
-            stdout=asyncio.subprocess.PIPE, stderr=None, start_new_session=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        try:
-            line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
-            if (found := re.search(r"gRPC (\S+), HTTP (\S+)", line)) is None:
-                raise RuntimeError("the server did not start; its message is above")
-            yield found[1], found[2]
-        finally:
-            if process.returncode is None:
-                process.terminate()
-                await process.wait()
 
     @contextlib.asynccontextmanager
     async def _shown(self, traffic: Traffic) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 PIXEL_MAX = 16.0
-NOISE_SIGMAS = 4.0
+NOISE_SIGMAS = 6.0
 MISSING_CLASS = 3
 FAULTY_SHARE = 0.05
 FAULTY_PIXEL = 3e38

@@ -22,7 +22,7 @@ RECENT = 2000
 
 @dataclass(slots=True)
 class Tally:
-    """What the clients saw. latencies: seconds of the newest answers; correct and answered by phase."""
+    """What the clients saw. latencies: seconds of the newest answers to paced traffic. correct, answered: by phase."""
 
     sent: int = 0
     failed: int = 0
@@ -56,16 +56,20 @@ class Traffic:
         self._channel = grpc.aio.insecure_channel(address)
         self._infer = pb_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
 
-    async def flood(self, draw: Draw, phase: str, stop: asyncio.Event) -> None:
-        """`CONNECTIONS` clients, each sending its next image when the last is answered."""
+    async def flood(self, draw: Draw, phase: str, stop: asyncio.Event) -> list[float]:
+        """`CONNECTIONS` clients, each sending its next image when the last is answered. Returns the latencies.
+
+        The tally does not keep them: how long answers take under a flood says nothing of paced traffic.
+        """
+        latencies: list[float] = []
 
         async def client() -> None:
             while not stop.is_set():
-                await self._send(draw, phase)
+                if (took := await self._send(draw, phase)) is not None:
+                    latencies.append(took)
 
         await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
-        # How long answers take under a flood says nothing of paced traffic.
-        self.tally.latencies.clear()
+        return latencies
 
     async def pace(self, draw: Draw, phase: str, rate: float, stop: asyncio.Event) -> None:
         """`rate` images a second, whether or not earlier ones are answered yet."""
@@ -75,14 +79,19 @@ class Traffic:
             while not stop.is_set():
                 due = int((time.perf_counter() - started) * rate) + 1
                 for _ in range(due - sent):
-                    group.create_task(self._send(draw, phase))
+                    group.create_task(self._paced(draw, phase))
                 sent = max(sent, due)
                 await asyncio.sleep(max(0.0, started + sent / rate - time.perf_counter()))
+
+    async def _paced(self, draw: Draw, phase: str) -> None:
+        if (took := await self._send(draw, phase)) is not None:
+            self.tally.latencies.append(took)
 
     async def close(self) -> None:
         await self._channel.close(None)
 
-    async def _send(self, draw: Draw, phase: str) -> None:
+    async def _send(self, draw: Draw, phase: str) -> float | None:
+        """Seconds until the answer, None if there was none."""
         tally = self.tally
         image, label = draw(self._random)
         request = pb.ModelInferRequest(
@@ -97,10 +106,10 @@ class Traffic:
             reply = await self._infer(request)
         except grpc.aio.AioRpcError:
             tally.failed += 1
-            return
+            return None
         now = time.perf_counter()
-        tally.latencies.append(now - started)
         tally.finished.append(now)
         logits = np.frombuffer(reply.raw_output_contents[0], np.float32)
         tally.answered[phase] = tally.answered.get(phase, 0) + 1
         tally.correct[phase] = tally.correct.get(phase, 0) + int(int(logits.argmax()) == label)
+        return now - started

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.sketch import RequestRows, TapSketch
+from sidecar.sketch import TapSketch
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -111,13 +111,24 @@ def divergences(
     )
 
 
-def mean_shift(reference: RequestRows, window: RequestRows) -> float:
-    """Shift of the mean of request means in standard deviations of the reference's; NaN without requests."""
-    expected, seen = _finite(reference.mean), _finite(window.mean)
-    if not len(expected) or not len(seen):
+def largest_shift(reference: Array, window: Array) -> tuple[int, float]:
+    """The request statistic whose mean moved most: (column, signed shift); (-1, NaN) where none can be told.
+
+    reference, window: float64[n, columns], NaN where a request has none. In standard deviations of the
+    reference's requests. Of k columns and n requests the largest is about sqrt(2 ln(2k) / n) without drift.
+    """
+    shifts = [_shift(expected, seen) for expected, seen in zip(reference.T, window.T, strict=True)]
+    if all(map(math.isnan, shifts)):
+        return -1, math.nan
+    column = int(np.nanargmax(np.abs(shifts)))
+    return column, shifts[column]
+
+
+def _shift(reference: Array, window: Array) -> float:
+    expected, seen = reference[np.isfinite(reference)], window[np.isfinite(window)]
+    if not len(expected) or not len(seen) or (sigma := float(expected.std())) == 0:
         return math.nan
-    sigma = float(expected.std())
-    return float((seen.mean() - expected.mean()) / sigma) if sigma > 0 else math.nan
+    return float((seen.mean() - expected.mean()) / sigma)
 
 
 def worst_channels(reference: TapSketch, window: TapSketch, k: int = 3) -> list[tuple[int, float]]:
@@ -134,7 +145,3 @@ def worst_channels(reference: TapSketch, window: TapSketch, k: int = 3) -> list[
     shift = (window.channels.mean - reference.channels.mean) / sigma
     worst = np.argsort(-np.abs(shift), kind="stable")[:k]
     return [(int(index), float(shift[index])) for index in worst]
-
-
-def _finite(column: Array) -> Array:
-    return column[np.isfinite(column)]

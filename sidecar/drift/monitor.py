@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from sidecar.drift.effects import Cells, divergences, mean_shift, signed_counts, worst_channels
+from sidecar.drift.effects import Cells, divergences, largest_shift, signed_counts, worst_channels
 from sidecar.drift.evidence import EDetector
 from sidecar.drift.instability import instability
 from sidecar.drift.reference import Reference, ReferenceBuilder
-from sidecar.drift.scores import SCORES, Scorer, stack_rows
+from sidecar.drift.scores import FEATURES, SCORES, Scorer, features, stack_rows
 from sidecar.settings import DriftSettings
-from sidecar.sketch import Reading, RequestRows
+from sidecar.sketch import Reading
 from sidecar.timeline import Timeline
 from sidecar.types import Tap
 
@@ -31,7 +32,8 @@ class LayerDrift:
     """One tap. Evidence in nats since the reference; everything else over `drift.window_seconds`.
 
     alarm_ordinals: the newest 100, counted in judged requests from 1. psi in nats, jensen_shannon 0..1,
-    both less their no-drift value. mean_shift in standard deviations of the reference's request means.
+    both less their no-drift value. mean_shift: of the request statistic that moved most, which is named by
+    shifted_statistic ("" if none), in standard deviations of the reference's requests.
     worst_channels: (index, shift in the channel's standard deviations), largest first.
     headroom in doublings. Effect sizes are NaN, and worst_channels empty, without reference or requests.
     """
@@ -44,6 +46,7 @@ class LayerDrift:
     psi: float
     jensen_shannon: float
     mean_shift: float
+    shifted_statistic: str
     worst_channels: tuple[tuple[int, float], ...]
     absmax_growth: float
     headroom: float
@@ -80,6 +83,7 @@ class _Judge:
     reference: Reference
     scorer: Scorer
     cells: tuple[Cells, ...]
+    features: npt.NDArray[np.float64]
 
 
 class DriftMonitor:
@@ -145,7 +149,7 @@ class DriftMonitor:
             )
         cells = tuple(Cells.equal_mass(signed_counts(sketch)) for sketch in reference.sketches)
         scorer = Scorer(reference.rows)
-        self._judge = _Judge(reference, scorer, cells)
+        self._judge = _Judge(reference, scorer, cells, features(reference.rows))
         self._detector = EDetector(len(SCORES), self._run_length, scorer.calibration_requests)
 
     def _snapshot(self) -> DriftState:
@@ -168,15 +172,15 @@ class DriftMonitor:
         tap, latch = self._taps[index], self._detector.layers[index]
         window = self._timeline.window(self._window_seconds, tap)
         psi = js = shift = math.nan
+        column = -1
         worst: list[tuple[int, float]] = []
         expected = None
         if self._judge:
             reference = self._judge.reference
             expected = reference.sketches[index]
             psi, js = divergences(self._judge.cells[index], reference.scales[index], expected, window)
-            shift = mean_shift(
-                RequestRows(reference.rows[index]), self._timeline.rows(self._window_seconds, tap)
-            )
+            seen = features(self._timeline.rows(self._window_seconds, tap).values)
+            column, shift = largest_shift(self._judge.features[index], seen)
             worst = worst_channels(expected, window)
         signs = instability(window, expected)
         return LayerDrift(
@@ -188,6 +192,7 @@ class DriftMonitor:
             psi=psi,
             jensen_shannon=js,
             mean_shift=shift,
+            shifted_statistic=FEATURES[column] if column >= 0 else "",
             worst_channels=tuple(worst),
             absmax_growth=signs.absmax_growth,
             headroom=signs.headroom,

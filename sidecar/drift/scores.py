@@ -12,9 +12,9 @@ from sidecar.types import Tap
 
 Array = npt.NDArray[np.float64]
 
-SCORES = ("distance", "mean", "log_rms", "log_absmax", "near_zero_share", "log_kurtosis")
+FEATURES = ("mean", "log_rms", "log_absmax", "near_zero_share", "log_kurtosis")
+SCORES = ("distance", *FEATURES)
 
-_FEATURES = len(SCORES) - 1
 _FIT_STRIDE = 4
 _TINY = 1e-30
 _HUGE = 1e30
@@ -41,11 +41,11 @@ class Scorer:
     """
 
     def __init__(self, reference: Array) -> None:
-        features = _features(reference)
+        described = features(reference)
         broken = _broken(reference)
-        fit = np.where(broken[:, ::_FIT_STRIDE, None], np.nan, features[:, ::_FIT_STRIDE])
+        fit = np.where(broken[:, ::_FIT_STRIDE, None], np.nan, described[:, ::_FIT_STRIDE])
         self._centre, self._whiten = _fit(fit)
-        scores = self._score(features, broken)
+        scores = self._score(described, broken)
         held_out = np.arange(reference.shape[1]) % _FIT_STRIDE != 0
         self._calibration = [
             [_reached_sorted(tap[held_out, 0]), *(_reached_sorted(column) for column in tap.T[1:])]
@@ -64,7 +64,7 @@ class Scorer:
         exchangeable with the m of the reference, ties included. NaN where a request did not reach the
         tap. Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005, section 2.3.
         """
-        scores = self._score(_features(rows), _broken(rows))
+        scores = self._score(features(rows), _broken(rows))
         taps, requests, kinds = scores.shape
         below = np.zeros((taps, kinds, requests))
         equal = np.zeros((taps, kinds, requests))
@@ -85,18 +85,18 @@ class Scorer:
         p[np.isnan(columns)] = np.nan
         return p.transpose(2, 0, 1)
 
-    def _score(self, features: Array, broken: npt.NDArray[np.bool_]) -> Array:
-        centred = (features - self._centre[:, None]) @ self._whiten
+    def _score(self, described: Array, broken: npt.NDArray[np.bool_]) -> Array:
+        centred = (described - self._centre[:, None]) @ self._whiten
         distance = np.sqrt(np.einsum("tnf,tnf->tn", centred, centred))
-        scores = np.concatenate([distance[..., None], features], axis=-1)
+        scores = np.concatenate([distance[..., None], described], axis=-1)
         scores[broken] = np.inf
         return scores
 
 
-def _features(rows: Array) -> Array:
+def features(rows: Array) -> Array:
     """float64[taps, n, 5]. Logarithms, because scales vary by ratios; finite for every request that came."""
     mean, rms, absmax, near_zero, kurtosis, nonfinite = np.moveaxis(rows, -1, 0)
-    features = np.stack(
+    described = np.stack(
         [
             mean,
             np.log(np.maximum(rms, _TINY)),
@@ -107,8 +107,8 @@ def _features(rows: Array) -> Array:
         ],
         axis=-1,
     )
-    features[np.isnan(nonfinite)] = np.nan
-    return features
+    described[np.isnan(nonfinite)] = np.nan
+    return described
 
 
 def _broken(rows: Array) -> npt.NDArray[np.bool_]:
@@ -116,15 +116,15 @@ def _broken(rows: Array) -> npt.NDArray[np.bool_]:
     return np.greater(rows[..., ROW_STATISTICS.index("nonfinite")], 0)
 
 
-def _fit(features: Array) -> tuple[Array, Array]:
+def _fit(described: Array) -> tuple[Array, Array]:
     """Centre, float64[taps, 5], and a matrix that makes the features white, float64[taps, 5, 5].
 
     The correlation is shrunk towards the identity by 5 / (5 + n), so n may be small and features may
     repeat each other.
     """
-    centres = np.zeros((len(features), _FEATURES))
-    whiten = np.tile(np.eye(_FEATURES), (len(features), 1, 1))
-    for tap, every in enumerate(features):
+    centres = np.zeros((len(described), len(FEATURES)))
+    whiten = np.tile(np.eye(len(FEATURES)), (len(described), 1, 1))
+    for tap, every in enumerate(described):
         reached = every[~np.isnan(every).any(axis=1)]
         if not len(reached):
             continue
@@ -132,8 +132,8 @@ def _fit(features: Array) -> tuple[Array, Array]:
         # A feature that never moved still has rounding errors, which are no measure of strangeness.
         scale = np.maximum(reached.std(axis=0), _RELATIVE_NOISE * (1.0 + np.abs(centre)))
         standard = (reached - centre) / scale
-        shrink = _FEATURES / (_FEATURES + len(reached))
-        correlation = (1 - shrink) * standard.T @ standard / len(reached) + shrink * np.eye(_FEATURES)
+        shrink = len(FEATURES) / (len(FEATURES) + len(reached))
+        correlation = (1 - shrink) * standard.T @ standard / len(reached) + shrink * np.eye(len(FEATURES))
         centres[tap] = centre
         whiten[tap] = np.linalg.inv(np.linalg.cholesky(correlation)).T / scale[:, None]
     return centres, whiten

@@ -141,7 +141,8 @@ JENSEN_SHANNON = Metric(
 )  # fmt: skip
 MEAN_SHIFT = Metric(
     "sidecar_drift_mean_shift_sigmas", "gauge",
-    "Shift of the request means, in standard deviations of the reference's request means.", TAP, "sigmas",
+    "Shift of the request statistic that moved most (mean, rms, absmax, near-zero share or kurtosis), in "
+    "standard deviations of the reference's requests.", TAP, "sigmas",
 )  # fmt: skip
 WORST_CHANNEL = Metric(
     "sidecar_drift_worst_channel", "gauge",

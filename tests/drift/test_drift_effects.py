@@ -11,7 +11,7 @@ from sidecar.drift.effects import (
     NoDriftScale,
     divergences,
     jensen_shannon,
-    mean_shift,
+    largest_shift,
     population_stability,
     signed_counts,
     worst_channels,
@@ -125,15 +125,20 @@ def test_divergences_of_an_empty_window_are_nan():
     assert all(map(math.isnan, divergences(cells, NoDriftScale(1, 1), reference, TapSketch.empty(2))))
 
 
-def test_mean_shift_is_in_sigmas_of_request_means():
-    reference = rows(np.random.default_rng(4).normal(5, 2, 10_000))
-    assert mean_shift(reference, rows([8.0, 10.0, math.nan])) == pytest.approx(2, abs=0.1)
+def test_the_largest_shift_is_in_sigmas_of_the_reference_and_names_its_column():
+    reference = np.column_stack([np.tile([-1.0, 1.0], 500), np.tile([8.0, 12.0], 500)])
+    window = np.column_stack([[0.0, 0.1, math.nan], [5.0, 7.0, 6.0]])
+    assert largest_shift(reference, window) == (1, pytest.approx(-2.0))
 
 
-def test_mean_shift_without_requests_or_spread_is_nan():
-    assert math.isnan(mean_shift(rows([1.0, 2.0]), rows([])))
-    assert math.isnan(mean_shift(rows([]), rows([1.0])))
-    assert math.isnan(mean_shift(rows([1.0, 1.0]), rows([2.0])))
+@pytest.mark.parametrize(
+    ("reference", "window"),
+    [([[1.0], [2.0]], np.empty((0, 1))), (np.empty((0, 1)), [[1.0]]), ([[1.0], [1.0]], [[2.0]])],
+)
+def test_the_largest_shift_without_requests_or_spread_is_nan(reference, window):
+    column, shift = largest_shift(np.array(reference), np.array(window))
+    assert column == -1
+    assert math.isnan(shift)
 
 
 def test_the_channel_that_moved_most_comes_first_with_its_sign():

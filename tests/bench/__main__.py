@@ -1,0 +1,23 @@
+"""`make bench`: runs every benchmark, or those named, and writes build/bench/NAME.json."""
+
+import json
+import sys
+from pathlib import Path
+
+from tests.bench import kernel, overhead
+
+BENCHMARKS = {"kernel": kernel.run, "overhead": overhead.run}
+FOLDER = Path("build/bench")
+
+
+def main(names: list[str]) -> None:
+    if unknown := sorted(set(names) - set(BENCHMARKS)):
+        sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in names or BENCHMARKS:
+        figures = BENCHMARKS[name]()
+        (FOLDER / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
