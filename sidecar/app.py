@@ -6,12 +6,15 @@ import asyncio
 import logging
 import socket
 import threading
+import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import uvicorn
+from numpy.lib.npyio import NpzFile
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
@@ -34,6 +37,9 @@ from sidecar.types import DATATYPES, Clock, InferRequest, Servable, Tap, Telemet
 _log = logging.getLogger("sidecar.app")
 
 STOP_SECONDS = 5.0
+
+MODEL_FAULTS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+"""What a model raises that does not fit its settings."""
 
 
 @dataclass(slots=True)
@@ -59,7 +65,7 @@ class Model:
         self.batched = settings.batching.max_rows > 0
         self.detail = "capture.enabled is false"
         self.observation: Observation | None = None
-        _warm_up(self.runtime, settings.batching.max_rows)
+        usual = _warm_up(self.runtime, settings)
         if everything.capture.enabled:
             self._observe(everything, clock)
         self.executor = Executor(
@@ -67,7 +73,9 @@ class Model:
             self.observation.recorder if self.observation else None,
             everything.capture.patience_ms / 1000,
             batched=self.batched,
+            usual=usual,
         )
+        self._inference_seconds = 0.0
         self.servable = Servable(
             settings.name,
             settings.version,
@@ -92,6 +100,8 @@ class Model:
             return TelemetryStatus(False, self.detail, inference_seconds=self.executor.seconds)
         recorder, drainer = self.observation.recorder, self.observation.drainer
         inside = recorder.nanoseconds / 1e9
+        # A tap reports before the run around it does, and a counter must not fall.
+        self._inference_seconds = max(self._inference_seconds, self.executor.seconds - inside)
         return TelemetryStatus(
             True,
             self.detail,
@@ -99,7 +109,7 @@ class Model:
             dropped=dict(recorder.dropped),
             failures=dict(recorder.guard.failures),
             telemetry_seconds=inside + drainer.seconds,
-            inference_seconds=self.executor.seconds - inside,
+            inference_seconds=self._inference_seconds,
             last_drain=drainer.last,
         )
 
@@ -115,11 +125,23 @@ class Model:
         )
 
 
-def _warm_up(model: Runtime, max_rows: int) -> None:
-    """Run the smallest and the largest batch once. Raises InferenceError when the settings do not fit the model."""
+def _warm_up(model: Runtime, settings: ModelSettings) -> float:
+    """Run the smallest and the largest batch once; seconds that the largest took.
+
+    Raises ModelError or InferenceError when the settings do not fit the model.
+    """
     model.prepare_thread()
-    for rows in sorted({1, max(max_rows, 1)}):
-        model.plain(model.example(rows))
+    took = 0.0
+    for rows in sorted({1, max(settings.batching.max_rows, 1)}):
+        batch = model.example(rows)
+        started = time.perf_counter()
+        try:
+            model.plain(batch)
+        except MODEL_FAULTS as error:
+            shapes = ", ".join(f"{name} {list(tensor.array.shape)}" for name, tensor in batch.items())
+            raise ModelError(f"model {settings.name} does not run on {shapes}: {error}") from error
+        took = time.perf_counter() - started
+    return took
 
 
 def find_taps(
@@ -196,6 +218,8 @@ def _self_check(model: Runtime, recorder: Recorder, settings: ModelSettings) -> 
         raise ModelError("the self-check could not record its own batch")
     try:
         observed = model.instrumented(batch)
+    except MODEL_FAULTS as error:
+        raise ModelError(f"the instrumented variant failed in the self-check: {error}") from error
     finally:
         recorder.close()
     plain = model.plain(batch)
@@ -239,10 +263,13 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path) -
     Raises ConfigError for a file that does not fit the model's inputs, ModelError when it cannot be observed.
     """
     model = runtime.load(settings)
-    requests = _requests(path, model)
+    requests = _requests(path, model, batched=settings.batching.max_rows > 0)
+    # The baseline that the settings name may be the one that is about to be written.
+    settings = settings.model_copy(update={"baseline": None})
+    _warm_up(model, settings)
     plan = observe(model, settings, everything.model_copy(update={"models": (settings,)}), lambda: 0.0)
     builder = ReferenceBuilder(settings.name, settings.version, plan.taps, len(requests))
-    step = max(settings.batching.max_rows, 1)
+    step = max(min(settings.batching.max_rows, everything.capture.slots), 1)
     chunk = max(len(requests) // BASELINE_READINGS, 1)
     pending = 0
     for start in range(0, len(requests), step):
@@ -258,36 +285,41 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path) -
     return builder.build()
 
 
-def _requests(path: Path, model: Runtime) -> list[InferRequest]:
+def _requests(path: Path, model: Runtime, *, batched: bool) -> list[InferRequest]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, NpzFile):
+                raise ValueError("it holds a single array")
             arrays = dict(stored)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} is not an npz file of arrays: {error}") from error
     names = [spec.name for spec in model.inputs]
     if sorted(arrays) != sorted(names):
         raise ConfigError(f"{path} holds {sorted(arrays)}, the model takes {names}")
-    if len({len(array) for array in arrays.values()}) != 1:
-        raise ConfigError(f"{path}: arrays have different numbers of rows")
     for spec in model.inputs:
         array = arrays[spec.name]
-        fits = len(array.shape) == len(spec.shape) and all(
-            want in (-1, size) for want, size in zip(spec.shape[1:], array.shape[1:], strict=True)
+        shape = (-1, *spec.shape[batched:])
+        fits = len(array.shape) == len(shape) and all(
+            want in (-1, size) for want, size in zip(shape, array.shape, strict=True)
         )
         if array.dtype != DATATYPES[spec.datatype] or not fits:
             raise ConfigError(
                 f"{path}: {spec.name} is {array.dtype}{list(array.shape)}, "
-                f"the model takes {spec.datatype}{list(spec.shape)}"
+                f"must be {DATATYPES[spec.datatype]}{list(shape)}"
             )
-    count = len(next(iter(arrays.values())))
-    return [
-        InferRequest(
-            str(row),
-            {spec.name: Tensor(spec.datatype, arrays[spec.name][row : row + 1]) for spec in model.inputs},
-            rows=1,
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) != 1 or not all(counts.values()):
+        raise ConfigError(
+            f"{path} holds {counts} requests, must hold as many, and at least one, for each input"
         )
-        for row in range(count)
-    ]
+
+    def request(row: int) -> InferRequest:
+        part = slice(row, row + 1) if batched else row
+        inputs = {spec.name: Tensor(spec.datatype, arrays[spec.name][part]) for spec in model.inputs}
+        return InferRequest(str(row), inputs, rows=1)
+
+    return [request(row) for row in range(min(counts.values()))]
 
 
 class Sidecar:
@@ -316,8 +348,12 @@ class Sidecar:
 
     async def start(self) -> None:
         """Open both ports and take requests. Raises ConfigError when a port cannot be bound."""
-        self.http_port = self._http.start()
         self.grpc_port = await self._grpc.start()
+        try:
+            self.http_port = self._http.start()
+        except ConfigError:
+            await self._grpc.stop()
+            raise
         for model in self.models:
             if model.observation:
                 model.observation.drainer.start()

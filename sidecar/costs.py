@@ -12,7 +12,7 @@ import torch
 from sidecar import capture, runtime
 from sidecar.capture.observe import observe
 from sidecar.capture.state import TapState
-from sidecar.capture.taps import channel_dimension
+from sidecar.capture.taps import channel_count, channel_dimension
 from sidecar.settings import CaptureSettings, ModelSettings
 
 _REPEATS = 7
@@ -53,7 +53,7 @@ def modules(settings: ModelSettings, capture_settings: CaptureSettings) -> list[
 def _tap_seconds(shape: tuple[int, ...], rows: int, settings: CaptureSettings) -> float:
     x = torch.randn(shape)
     dimension = channel_dimension(shape)
-    state = TapState(shape[dimension], rows, x.device)
+    state = TapState(channel_count(shape), rows, x.device)
     slots = torch.arange(rows, dtype=torch.int32)
     bank = torch.zeros(1, dtype=torch.int32)
     per_slot = max(shape[0] // rows, 1)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -242,7 +242,7 @@ def _sentence(detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "settings"
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{key} is not a setting; see docs/configuration.md for those that are"
+        return f"{key} is not a setting; there are {', '.join(_siblings(detail['loc']))}"
     if kind == "missing":
         return f"{key} is missing and must be given"
     if kind in _RANGES:
@@ -252,6 +252,16 @@ def _sentence(detail: Any) -> str:
     if isinstance(detail["input"], str | int | float | bool):
         return f"{key} is {detail['input']!r}: {reason}"
     return f"{key}: {reason}"
+
+
+def _siblings(place: Sequence[str | int]) -> list[str]:
+    """Names of the settings that may stand at `place`."""
+    section: Any = Settings
+    for part in place[:-1]:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            section = next(iter(get_args(annotation)), annotation)
+    return list(section.model_fields)
 
 
 def _anchor(settings: Settings, base: Path) -> Settings:

@@ -52,11 +52,11 @@ def install(
     for tap, rows, channel_dim in plan:
         state = TapState(tap.channels, slots, recorder.bank.device)
         recorder.states[tap] = state
-        modules[tap.module].register_forward_hook(_hook(state, recorder, rows, channel_dim, near_zero))
+        modules[tap.module].register_forward_hook(_hook(tap, state, recorder, rows, channel_dim, near_zero))
 
 
 def _hook(
-    state: TapState, recorder: Recorder, rows: int, channel_dim: int, near_zero: float
+    tap: Tap, state: TapState, recorder: Recorder, rows: int, channel_dim: int, near_zero: float
 ) -> Callable[[nn.Module, object, object], None]:
     fold = bind(
         recorder.bank.device, channel_dim, recorder.row_slot, rows, recorder.bank,
@@ -66,6 +66,8 @@ def _hook(
     def hook(_module: nn.Module, _args: object, output: object) -> None:
         started = perf_counter_ns()
         if (x := first_tensor(output)) is not None:
+            if rows != ONE_REQUEST and x.shape[0] != recorder.rows * rows:
+                raise ModelError(f"{tap.module} gave {x.shape[0]} rows for a batch of {recorder.rows}")
             fold(x)
         recorder.nanoseconds += perf_counter_ns() - started
 

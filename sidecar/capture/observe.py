@@ -36,7 +36,7 @@ def as_rows(x: torch.Tensor, channel_dim: int) -> torch.Tensor:
     if x.dim() == 1:
         return x[:, None, None]
     last = x.movedim(channel_dim, -1) if channel_dim not in (-1, x.dim() - 1) else x
-    return last if last.dim() == 3 else last.reshape(last.shape[0], -1, last.shape[-1])
+    return last[:, None] if last.dim() == 2 else last.flatten(1, -2)
 
 
 def _observe_cpu(
@@ -52,7 +52,7 @@ def _observe_cpu(
     near_zero: float,
 ) -> None:
     state = _addresses(row_slot, rows_per_slot, bank, histogram, integers, floats, slots, near_zero)
-    _fold_rows(x, channel_dim, state)
+    _fold_rows(x, channel_dim, *_bounds(row_slot, rows_per_slot, floats, slots), state)
 
 
 def _addresses(
@@ -70,12 +70,24 @@ def _addresses(
     return (row_slot.data_ptr(), rows_per_slot, *state, slots, near_zero)
 
 
-def _fold_rows(x: torch.Tensor, channel_dim: int, state: tuple[float, ...]) -> None:
+def _bounds(row_slot: torch.Tensor, rows_per_slot: int, floats: torch.Tensor, slots: int) -> tuple[int, int]:
+    """The most rows that `row_slot` covers, and the channels that the state was made for."""
+    return row_slot.numel() * rows_per_slot, (floats.shape[1] - PIVOT_CELLS - slots * SLOT_SUMS) // 3
+
+
+def _fold_rows(
+    x: torch.Tensor, channel_dim: int, most_rows: int, channels: int, state: tuple[float, ...]
+) -> None:
+    """Raises ValueError for an activation that would reach beyond the state: the kernel itself has only addresses."""
     if (kind := _KERNEL_KINDS.get(x.dtype)) is None:
         x, kind = x.float(), kernel_cpu.FLOAT32
     if x.dim() != 3 or channel_dim != -1:
         x = as_rows(x, channel_dim)
-    _fold(x.data_ptr(), kind, *x.shape, *x.stride(), *state)
+    shape = x.shape
+    if shape[0] > most_rows or shape[2] != channels:
+        raise ValueError(f"{list(shape)} is no activation of up to {most_rows} rows and {channels} channels")
+    if x.numel():
+        _fold(x.data_ptr(), kind, *shape, *x.stride(), *state)
 
 
 def bind(
@@ -98,9 +110,10 @@ def bind(
     if device.type != "cpu":
         return lambda x: observe(x, channel_dim, *state)
     addresses = _addresses(*state)
+    most_rows, channels = _bounds(row_slot, rows_per_slot, floats, slots)
 
     def fold(x: torch.Tensor, _alive: object = state) -> None:
-        _fold_rows(x, channel_dim, addresses)
+        _fold_rows(x, channel_dim, most_rows, channels, addresses)
 
     return fold
 
@@ -118,9 +131,11 @@ def _observe_with_torch(
     near_zero: float,
 ) -> None:
     """The same for any other device, in torch ops that never make the host wait for it."""
-    subnormal_below = torch.finfo(x.dtype).tiny
+    subnormal_below = torch.finfo(x.dtype if x.dtype in _KERNEL_KINDS else torch.float32).tiny
     x = as_rows(x, channel_dim).float()
     rows, positions, channels = x.shape
+    if not x.numel():
+        return
     rows_per_slot = min(rows_per_slot, max(rows, 1))
     slot = row_slot[: -(-rows // rows_per_slot)].repeat_interleave(rows_per_slot)[:rows]
     seen = (slot >= 0)[:, None, None]

@@ -10,23 +10,26 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from sidecar.capture.guard import Guard
 from sidecar.capture.sampling import Sampler
 from sidecar.capture.state import TapState
-from sidecar.sketch import Reading
+from sidecar.sketch import Moments, Reading
 from sidecar.types import Clock, InferRequest, Tap
 
 # The drain holds the lock for a few instructions; this is for the case that its thread is switched out there.
 _FLIP_SECONDS = 0.01
+
+# Fourth powers about a pivot that lies further out would leave float32.
+_LARGEST_PIVOT = 1e8
 
 
 class Recorder:
     """The state of all taps of one instrumented model.
 
     max_rows: rows of the largest batch. sampled, dropped: requests so far; exported as metrics.
+    rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
     """
 
     DROP_REASONS = ("slots", "stuck")
@@ -36,6 +39,7 @@ class Recorder:
     ) -> None:
         self.guard = guard
         self.sampled = 0
+        self.rows = 0
         self.dropped: Counter[str] = Counter(dict.fromkeys(self.DROP_REASONS, 0))
         self.nanoseconds = 0
         self.bank = torch.zeros(1, dtype=torch.int32, device=device)
@@ -65,6 +69,15 @@ class Recorder:
         if self._observing or not self._running.acquire(timeout=_FLIP_SECONDS):
             self.dropped["stuck"] += sum(wanted)
             return False
+        try:
+            self._observing = self._give_slots(requests, wanted, counted=not always)
+        finally:
+            if not self._observing:
+                self._running.release()
+        return self._observing
+
+    def _give_slots(self, requests: Sequence[InferRequest], wanted: Sequence[bool], *, counted: bool) -> bool:
+        """False when all slots are taken. Called with `_running` held."""
         staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
         sampled = 0
         for request, sample in zip(requests, wanted, strict=True):
@@ -75,13 +88,12 @@ class Recorder:
             sampled += taken
             row += request.rows
         if not sampled:
-            self._running.release()
             return False
         staged[row:] = -1
         self.row_slot.copy_(self._staged, non_blocking=True)
         self._used[self._writing] = used
-        self._observing = True
-        self.sampled += 0 if always else sampled
+        self.rows = row
+        self.sampled += sampled if counted else 0
         return True
 
     def close(self) -> None:
@@ -121,14 +133,19 @@ class Recorder:
         self._retired.set()
 
     def _read(self, bank: int) -> Reading:
-        used, self._used[bank] = self._used[bank], 0
+        used = self._used[bank]
         sketches, rows = {}, {}
         for tap, state in self.states.items():
             sketches[tap], rows[tap] = state.read(bank, used)
-            mean = sketches[tap].moments.mean
-            state.clear(bank, used, pivot=mean if np.isfinite(mean) else 0.0)
+            state.clear(bank, used, _pivot(sketches[tap].moments))
+        self._used[bank] = 0
         return Reading(at=self._clock(), sketches=sketches, rows=rows, requests=used)
 
     def memory(self) -> int:
         """Bytes of state on the device."""
         return sum(buffer.nbytes for state in self.states.values() for buffer in state.buffers())
+
+
+def _pivot(seen: Moments) -> float:
+    """What the next power sums are taken about: the mean where it matters, else 0, which no outlier has moved."""
+    return seen.mean if seen.n and seen.stddev < abs(seen.mean) <= _LARGEST_PIVOT else 0.0

@@ -14,6 +14,9 @@ from sidecar.sketch import BINS, Channels, Counts, Histogram, Moments, RequestRo
 
 Array = npt.NDArray[Any]
 
+_ROUNDING = 1e-6
+"""Power sums are float32 within a tile, so less than this share of one is rounding."""
+
 
 class TapState(nn.Module):
     """Two banks of accumulators as registered buffers, which compiled graphs may mutate.
@@ -94,7 +97,10 @@ class TapState(nn.Module):
 
 
 def _row_statistics(counts: Array, sums: Array, pivot: float) -> Array:
-    """[n, 6] in the order of `ROW_STATISTICS`; NaN where a request did not reach the tap."""
+    """[n, 6] in the order of `ROW_STATISTICS`.
+
+    NaN where a request did not reach the tap; kurtosis also where its values are equal.
+    """
     values = counts[:, layout.VALUES].astype(np.float64)
     nonfinite = counts[:, layout.NAN : layout.NEG_INF + 1].sum(axis=1)
     finite = values - nonfinite
@@ -103,10 +109,10 @@ def _row_statistics(counts: Array, sums: Array, pivot: float) -> Array:
         variance = s2 - s1**2
         fourth = s4 - 4 * s1 * s3 + 6 * s1**2 * s2 - 3 * s1**4
         mean = pivot + s1
-        rms = np.sqrt(s2 + 2 * pivot * s1 + pivot**2)
+        rms = np.sqrt(np.maximum(s2 + 2 * pivot * s1 + pivot**2, 0.0))
         absmax = np.maximum(sums[:, layout.MAXIMUM], -sums[:, layout.MINIMUM])
         near_zero = counts[:, layout.NEAR_ZEROS] / finite
-        kurtosis = fourth / variance**2
+        kurtosis = np.where(variance > _ROUNDING * s2, fourth / variance**2, np.nan)
     rows = np.stack([mean, rms, absmax, near_zero, kurtosis, nonfinite.astype(np.float64)], axis=1)
     rows[values == 0] = np.nan
     rows[(values > 0) & (finite == 0), :5] = np.nan

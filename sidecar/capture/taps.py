@@ -56,11 +56,12 @@ def residual_blocks(model: nn.Module) -> list[str]:
 
 
 def choose(model: nn.Module, globs: Sequence[str]) -> list[str]:
-    """Module names to tap, in the model's own order.
+    """Module names to tap, in the model's own order; lists and dicts of modules never run and match nothing.
 
     Raises ConfigError for a glob that matches nothing, ModelError when there are no globs and no blocks.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    never_run = nn.ModuleList | nn.ModuleDict
+    names = [name for name, module in model.named_modules() if name and not isinstance(module, never_run)]
     if not globs:
         if blocks := residual_blocks(model):
             return blocks
@@ -84,6 +85,11 @@ def channel_dimension(shape: tuple[int, ...]) -> int:
     return 1 if len(shape) == 4 else -1
 
 
+def channel_count(shape: tuple[int, ...]) -> int:
+    """One where there is only the batch dimension."""
+    return shape[channel_dimension(shape)] if len(shape) > 1 else 1
+
+
 def describe(
     model: nn.Module, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[Tap, ...]:
@@ -101,12 +107,10 @@ def describe(
     for name in sorted(names, key=list(shapes).index):
         inside = next((i for i, block in enumerate(blocks) if f"{name}.".startswith(f"{block}.")), None)
         layer = layer + 1 if inside is None else inside
-        shape = shapes[name]
-        channels = shape[channel_dimension(shape)]
         site = site_of(name, blocks)
         if any((tap.layer, tap.site) == (layer, site) for tap in taps):
             site = name
-        taps.append(Tap(layer, site, name, channels))
+        taps.append(Tap(layer, site, name, channel_count(shapes[name])))
     return tuple(sorted(taps, key=lambda tap: tap.layer))
 
 

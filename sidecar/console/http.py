@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import math
 from collections.abc import Sequence
@@ -11,12 +12,17 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidecar import __version__
 from sidecar.export.activations import Watched
+
+OPEN_PATHS = ("/livez", "/readyz")
+"""Probes of an orchestrator carry no secret."""
 
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>activation sidecar</title>
 <h1>activation sidecar {version}</h1>
@@ -44,10 +50,10 @@ def application(
                 "model": source.model,
                 "version": source.version,
                 "ready": source.ready(),
-                "instrumented": source.status().instrumented,
-                "detail": source.status().detail,
+                "instrumented": telemetry.instrumented,
+                "detail": telemetry.detail,
             }
-            for source in watched
+            for source, telemetry in ((source, source.status()) for source in watched)
         ]
         ready = all(model["ready"] for model in models)
         return JSONResponse({"ready": ready, "models": models}, status_code=200 if ready else 503)
@@ -73,8 +79,27 @@ def application(
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/api/v1/status", status),
-        ]
+        ],
+        middleware=[Middleware(BearerToken, token=token)] if token else [],
     )
+
+
+class BearerToken:
+    """Lets a request through that carries `authorization: Bearer <token>` (RFC 6750, 2.1), or asks for a probe."""
+
+    def __init__(self, app: ASGIApp, token: bytes) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._admits(scope):
+            refusal = "a header `authorization: Bearer <token>` with a valid token is needed\n"
+            await PlainTextResponse(refusal, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _admits(self, scope: Scope) -> bool:
+        scheme, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
 
 
 def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Watched:
 
 
 class _Page:
-    """The families of one scrape, all present even when empty."""
+    """The families of one scrape, as far as there is something to say."""
 
     def __init__(self) -> None:
         self.families: dict[Metric, Family] = {}

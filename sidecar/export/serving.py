@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
 
 from sidecar.export import catalogue
 from sidecar.export.catalogue import Metric
@@ -15,20 +17,18 @@ CODES = (
 )  # fmt: skip
 """Status names exported from the start, at 0, so that the first failure is an increase."""
 
-UNKNOWN = "-"
-"""Label of requests for a model that is not served: a client's words are no label."""
 
-
-class ServingMetrics:
-    """A `types.ServingObserver`. Every label set of `models` exists from the start."""
+class ServingMetrics(Collector):
+    """A `types.ServingObserver`. Every label set of `models` exists from the start, and no other ever does."""
 
     def __init__(self, models: Iterable[tuple[str, str]], registry: CollectorRegistry) -> None:
-        requests = Counter(*_family(catalogue.REQUESTS), registry=registry)
-        seconds = _histogram(catalogue.REQUEST_SECONDS, registry)
-        queued = _histogram(catalogue.QUEUE_SECONDS, registry)
-        rows = _histogram(catalogue.BATCH_ROWS, registry)
-        in_flight = Gauge(*_family(catalogue.IN_FLIGHT), registry=registry)
-        queue = Gauge(*_family(catalogue.QUEUE_LENGTH), registry=registry)
+        requests = Counter(*_family(catalogue.REQUESTS), registry=None)
+        seconds = _histogram(catalogue.REQUEST_SECONDS)
+        queued = _histogram(catalogue.QUEUE_SECONDS)
+        rows = _histogram(catalogue.BATCH_ROWS)
+        in_flight = Gauge(*_family(catalogue.IN_FLIGHT), registry=None)
+        queue = Gauge(*_family(catalogue.QUEUE_LENGTH), registry=None)
+        self._families = (requests, seconds, queued, rows, in_flight, queue)
         self._models = {
             model: _ModelMetrics(
                 {code: requests.labels(*model, code) for code in CODES},
@@ -38,29 +38,38 @@ class ServingMetrics:
                 in_flight.labels(*model),
                 queue.labels(*model),
             )
-            for model in [*sorted(models), (UNKNOWN, UNKNOWN)]
+            for model in sorted(models)
         }
+        registry.register(self)
+
+    def describe(self) -> Iterator[Family]:
+        """Nothing: the names are the catalogue's, and no two of those are alike."""
+        yield from ()
+
+    def collect(self) -> Iterator[Family]:
+        for metric in self._families:
+            for family in metric.collect():
+                # Every series is born at 0, so its time of birth would only be one more series beside it.
+                family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+                yield family
 
     def request_started(self, model: str, version: str) -> None:
-        self._of(model, version).in_flight.inc()
+        self._models[model, version].in_flight.inc()
 
     def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
-        metrics = self._of(model, version)
+        metrics = self._models[model, version]
         metrics.in_flight.dec()
         metrics.seconds.observe(seconds)
         metrics.requests[code if code in CODES else "INTERNAL"].inc()
 
     def batch_finished(self, model: str, version: str, rows: int, queued: Sequence[float]) -> None:
-        metrics = self._of(model, version)
+        metrics = self._models[model, version]
         metrics.rows.observe(rows)
         for seconds in queued:
             metrics.queued.observe(seconds)
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
-        self._of(model, version).queue.set(requests)
-
-    def _of(self, model: str, version: str) -> _ModelMetrics:
-        return self._models.get((model, version)) or self._models[UNKNOWN, UNKNOWN]
+        self._models[model, version].queue.set(requests)
 
 
 class _ModelMetrics:
@@ -85,5 +94,5 @@ def _family(metric: Metric) -> tuple[str, str, tuple[str, ...]]:
     return metric.name, metric.help, metric.labels
 
 
-def _histogram(metric: Metric, registry: CollectorRegistry) -> Histogram:
-    return Histogram(*_family(metric), registry=registry, buckets=metric.buckets)
+def _histogram(metric: Metric) -> Histogram:
+    return Histogram(*_family(metric), registry=None, buckets=metric.buckets)

@@ -51,6 +51,8 @@ def concatenate(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Inputs of several requests as one batch along dimension 0; always a copy, so it may be written to."""
     import numpy as np
 
+    if len(parts) == 1:
+        return {name: Tensor(only.datatype, np.array(only.array)) for name, only in parts[0].items()}
     return {
         name: Tensor(first.datatype, np.concatenate([part[name].array for part in parts]))
         for name, first in parts[0].items()

@@ -27,17 +27,24 @@ class Executor:
     recorder: decides batch by batch whether the instrumented variant runs; None to always run the plain one.
     patience: seconds beyond ten usual runs after which an observed batch counts as stuck: its requests are then
         answered by the plain variant, and nothing is observed until the stuck run returns.
+    usual: seconds that a run is expected to take, until there were runs to learn it from.
     """
 
     def __init__(
-        self, runtime: Runtime, recorder: Recorder | None, patience: float, *, batched: bool
+        self,
+        runtime: Runtime,
+        recorder: Recorder | None,
+        patience: float,
+        *,
+        batched: bool,
+        usual: float,
     ) -> None:
         self.seconds = 0.0
         self._runtime = runtime
         self._recorder = recorder
         self._patience = patience
         self._batched = batched
-        self._usual = 0.0
+        self._usual = usual
         self._worker = self._new_worker()
         self._observed: _Observed | None = None
 
@@ -79,12 +86,14 @@ class Executor:
         self, requests: Sequence[InferRequest], run: Run, observed: _Observed | None = None
     ) -> list[InferReply]:
         started = time.perf_counter()
-        outputs = run(concatenate([request.inputs for request in requests]))
+        try:
+            outputs = run(concatenate([request.inputs for request in requests]))
+        finally:
+            took = time.perf_counter() - started
+            self.seconds += took
         replies = self._split(requests, outputs)
-        took = time.perf_counter() - started
         # A run that came back after it was abandoned says nothing about how long runs take.
         if observed is None or observed.claim():
-            self.seconds += took
             self._usual += 0.1 * (took - self._usual)
         return replies
 

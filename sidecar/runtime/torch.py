@@ -42,6 +42,10 @@ def build(source: str) -> nn.Module:
         factory = getattr(import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ModelError(f"source {source} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ModelError(
+            f"source {source} is a {type(factory).__name__}, must be a function that returns a torch.nn.Module"
+        )
     model = factory()
     if not isinstance(model, nn.Module):
         raise ModelError(f"source {source} returned {type(model).__name__}, must return a torch.nn.Module")
@@ -83,13 +87,13 @@ class TorchRuntime:
         self.inputs = _specs(settings.inputs)
         self.outputs = _specs(settings.outputs)
         self._threads = settings.threads
+        model = build(settings.source)
+        if settings.weights is not None:
+            load_weights(model, settings.weights)
         try:
             self._device = torch.device(settings.device)
-            model = build(settings.source)
-            if settings.weights is not None:
-                load_weights(model, settings.weights)
             self._plain = model.eval().to(self._device)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             raise ModelError(f"device {settings.device} cannot be used: {error}") from error
         self._instrumented: nn.Module | None = None
 

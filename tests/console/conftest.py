@@ -1,0 +1,27 @@
+"""The states of the exporter's tests, behind HTTP."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from sidecar.console.http import application
+from tests.export.conftest import WINDOW, export, fixed_model, fresh_model, plain_model
+
+__all__ = ["export", "fixed_model", "fresh_model", "plain_model"]
+
+
+@pytest.fixture
+def browse(export):
+    """`async with browse(*watched) as http:` a client of the application over these models."""
+
+    @asynccontextmanager
+    async def browse(*watched, token=None):
+        app = application(export(*watched).registry, watched, WINDOW, token)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
+            yield http
+
+    return browse

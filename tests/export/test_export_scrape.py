@@ -1,0 +1,192 @@
+"""What a scrape holds: all of the catalogue, from the start, within the cap."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from sidecar.export.activations import SERIES_PER_TAP
+from sidecar.export.catalogue import CATALOGUE, TAP
+from sidecar.export.serving import CODES
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
+
+
+def serve_some(serving):
+    serving.request_started("digits", "1")
+    serving.request_started("digits", "1")
+    serving.request_finished("digits", "1", "OK", 0.0078125)
+    serving.batch_finished("digits", "1", 3, [0.0, 0.03125])
+    serving.queue_length("digits", "1", 4)
+
+
+def test_a_scrape_is_the_golden_file(export, fixed_model, plain_model):
+    exported = export(fixed_model, plain_model)
+    serve_some(exported.serving)
+    found = generate_latest(exported.registry).decode()
+    golden = GOLDEN.read_text(encoding="utf-8")
+    changes = difflib.unified_diff(
+        golden.splitlines(), found.splitlines(), "golden", "found", lineterm="", n=0
+    )
+    assert found == golden, "\n".join(changes)
+
+
+def spelled(metric):
+    """Sample names that a family gives."""
+    ends = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+    return {f"{metric.name}{end}" for end in ends}
+
+
+def test_a_scrape_holds_the_catalogue_and_nothing_else(export, fixed_model):
+    assert set(export(fixed_model).samples()) == set().union(*map(spelled, CATALOGUE))
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_a_family_is_of_the_kind_and_labels_that_the_catalogue_says(export, fixed_model, metric):
+    families = {family.name: family for family in export(fixed_model).registry.collect()}
+    family = families[metric.name.removesuffix("_total")]
+    assert (family.type, family.documentation) == (metric.kind, metric.help)
+    for sample in family.samples:
+        assert tuple(label for label in sample.labels if label != "le") == metric.labels
+
+
+@pytest.mark.parametrize(
+    ("generate", "parse"), [(generate_latest, parse_text), (generate_openmetrics, parse_openmetrics)]
+)
+def test_both_formats_are_read_back_alike(export, fixed_model, plain_model, generate, parse):
+    exported = export(fixed_model, plain_model)
+    read = [
+        (sample.name, sorted(sample.labels.items()), repr(sample.value))
+        for family in parse(generate(exported.registry).decode())
+        for sample in family.samples
+    ]
+    written = [
+        (name, sorted(labels.items()), repr(float(value)))
+        for name, series in exported.samples().items()
+        for labels, value in series
+    ]
+    assert sorted(read) == sorted(written)
+
+
+def label_sets(exported):
+    return {
+        (name, *sorted(labels.items())) for name, series in exported.samples().items() for labels, _ in series
+    }
+
+
+def test_every_label_set_exists_from_the_start(export, fresh_model, fixed_model):
+    later = export(fixed_model)
+    for code in CODES:
+        later.serving.request_started("digits", "1")
+        later.serving.request_finished("digits", "1", code, 0.1)
+    later.serving.batch_finished("digits", "1", 3, [0.1])
+    assert label_sets(export(fresh_model(3))) == label_sets(later)
+
+
+def test_every_counter_starts_at_0(export, fresh_model):
+    samples = export(fresh_model()).samples()
+    counters = [metric.name for metric in CATALOGUE if metric.kind == "counter"]
+    assert all(value == 0 for name in counters for _, value in samples[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["mean", "stddev", "absmax", "kurtosis", "float16_headroom_octaves", "absmax_growth_ratio"]
+)
+def test_a_gauge_of_values_is_nan_before_there_are_any(export, fresh_model, is_nan, name):
+    assert is_nan(export(fresh_model()).samples()[f"sidecar_activation_{name}"])
+
+
+@pytest.mark.parametrize(
+    "name", ["psi", "jensen_shannon", "mean_shift_sigmas", "worst_channel", "worst_channel_shift_sigmas"]
+)
+def test_an_effect_size_is_nan_before_there_is_a_reference(export, fresh_model, is_nan, name):
+    assert is_nan(export(fresh_model()).samples()[f"sidecar_drift_{name}"])
+
+
+def test_32_layers_with_two_sites_cost_at_most_2000_series(export, fresh_model):
+    samples = export(fresh_model(32, ("attn_out", "mlp_out"))).samples()
+    names = [metric.name for metric in CATALOGUE if metric.labels[:4] == TAP]
+    series = sum(len(samples[name]) for name in names)
+    assert series == 64 * SERIES_PER_TAP <= 2000
+    assert samples["sidecar_series"] == [({}, series)]
+    assert samples["sidecar_series_dropped"] == [({}, 0)]
+
+
+@pytest.mark.parametrize("cap", [100, SERIES_PER_TAP * 4 - 1, SERIES_PER_TAP * 4])
+def test_the_cap_leaves_whole_taps_out_and_counts_them(export, fresh_model, cap):
+    models = fresh_model(3, name="a"), fresh_model(3, name="b")
+    samples = export(*models, max_series=cap).samples()
+    kept = cap // SERIES_PER_TAP
+    for metric in CATALOGUE:
+        if metric.labels[:4] == TAP:
+            taps = {(one["model"], one["layer"]) for one, _ in samples[metric.name]}
+            assert len(taps) == kept
+    assert samples["sidecar_series"] == [({}, kept * SERIES_PER_TAP)]
+    assert samples["sidecar_series_dropped"] == [({}, (6 - kept) * SERIES_PER_TAP)]
+
+
+def test_a_model_without_telemetry_has_no_series_of_taps_and_says_so(export, plain_model):
+    samples = export(plain_model).samples()
+    labels = {"model": "plain", "version": "2"}
+    assert samples["sidecar_instrumented"] == [(labels, 0)]
+    assert samples["sidecar_inference_seconds_total"] == [(labels, 1.5)]
+    assert "sidecar_activation_mean" not in samples
+
+
+def test_layers_are_plain_integers_and_nobody_is_a_label(export, fixed_model):
+    samples = export(fixed_model).samples()
+    assert {labels["layer"] for labels, _ in samples["sidecar_activation_mean"]} == {"0", "1", "2"}
+    used = {label for series in samples.values() for labels, _ in series for label in labels}
+    assert used == {"model", "version", "layer", "site", "kind", "rank", "reason", "part", "code", "le"}
+
+
+def test_a_module_name_that_needs_quoting_survives_a_scrape(export, fresh_model):
+    site = 'a"b\\c\n{d}'
+    exported = export(fresh_model(1, (site,)))
+    read = {
+        sample.labels["site"]
+        for family in parse_text(generate_latest(exported.registry).decode())
+        for sample in family.samples
+        if "site" in sample.labels
+    }
+    assert read == {site}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_request_is_counted_by_its_code(export, plain_model, code):
+    exported = export(plain_model)
+    exported.serving.request_started("plain", "2")
+    exported.serving.request_finished("plain", "2", code, 0.3)
+    samples = exported.samples()
+    assert {labels["code"] for labels, value in samples["sidecar_requests_total"] if value} == {code}
+    assert samples["sidecar_requests_in_flight"][0][1] == 0
+    assert samples["sidecar_request_duration_seconds_sum"][0][1] == pytest.approx(0.3)
+
+
+def test_a_code_that_is_not_listed_is_an_internal_error(export, plain_model):
+    exported = export(plain_model)
+    exported.serving.request_started("plain", "2")
+    exported.serving.request_finished("plain", "2", "DATA_LOSS", 0.3)
+    codes = {labels["code"]: value for labels, value in exported.samples()["sidecar_requests_total"]}
+    assert codes["INTERNAL"] == 1
+    assert set(codes) == set(CODES)
+
+
+def test_no_metric_is_in_the_catalogue_twice():
+    names = [metric.name for metric in CATALOGUE]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+def test_names_follow_the_conventions(metric):
+    assert metric.name.startswith("sidecar_")
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+    assert bool(metric.buckets) == (metric.kind == "histogram")
+    assert metric.unit not in ("seconds", "sigmas", "octaves", "ratio") or metric.unit in metric.name
+    assert metric.help.endswith((".", ")."))
