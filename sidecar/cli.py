@@ -123,7 +123,7 @@ def check(config: Config) -> None:
     from sidecar.app import Model
 
     loaded = _load(config)
-    console = Console()
+    console = Console(soft_wrap=True)
     for settings in loaded.models:
         model = Model(settings, loaded, time.time)
         observation = model.observation

@@ -7,7 +7,7 @@ from time import perf_counter_ns
 
 from torch import nn
 
-from sidecar.capture.observe import bind
+from sidecar.capture.observe import OpState, bind
 from sidecar.capture.recorder import Recorder
 from sidecar.capture.state import TapState
 from sidecar.capture.taps import channel_dimension, first_tensor
@@ -58,10 +58,11 @@ def install(
 def _hook(
     tap: Tap, state: TapState, recorder: Recorder, rows: int, channel_dim: int, near_zero: float
 ) -> Callable[[nn.Module, object, object], None]:
-    fold = bind(
-        recorder.bank.device, channel_dim, recorder.row_slot, rows, recorder.bank,
+    kept = OpState(
+        recorder.row_slot, rows, recorder.bank,
         state.histogram, state.integers, state.floats, state.slots, near_zero,
     )  # fmt: skip
+    fold = bind(recorder.bank.device, channel_dim, kept)
 
     def hook(_module: nn.Module, _args: object, output: object) -> None:
         started = perf_counter_ns()

@@ -7,7 +7,7 @@ after `torch.export`. `layout` says what the buffers hold.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.library import Library
@@ -39,40 +39,33 @@ def as_rows(x: torch.Tensor, channel_dim: int) -> torch.Tensor:
     return last[:, None] if last.dim() == 2 else last.flatten(1, -2)
 
 
-def _observe_cpu(
-    x: torch.Tensor,
-    channel_dim: int,
-    row_slot: torch.Tensor,
-    rows_per_slot: int,
-    bank: torch.Tensor,
-    histogram: torch.Tensor,
-    integers: torch.Tensor,
-    floats: torch.Tensor,
-    slots: int,
-    near_zero: float,
-) -> None:
-    state = _addresses(row_slot, rows_per_slot, bank, histogram, integers, floats, slots, near_zero)
-    _fold_rows(x, channel_dim, *_bounds(row_slot, rows_per_slot, floats, slots), state)
+class OpState(NamedTuple):
+    """The arguments of the op after `channel_dim`, in its order."""
+
+    row_slot: torch.Tensor
+    rows_per_slot: int
+    bank: torch.Tensor
+    histogram: torch.Tensor
+    integers: torch.Tensor
+    floats: torch.Tensor
+    slots: int
+    near_zero: float
+
+    def addresses(self) -> tuple[float, ...]:
+        """The kernel's arguments after x. They stay true as long as the tensors live."""
+        state = (self.bank, self.histogram, self.integers, self.floats)
+        pointers = (tensor.data_ptr() for tensor in state)
+        return (self.row_slot.data_ptr(), self.rows_per_slot, *pointers, self.slots, self.near_zero)
+
+    def bounds(self) -> tuple[int, int]:
+        """The most rows that `row_slot` covers, and the channels that the state was made for."""
+        channels = (self.floats.shape[1] - PIVOT_CELLS - self.slots * SLOT_SUMS) // 3
+        return self.row_slot.numel() * self.rows_per_slot, channels
 
 
-def _addresses(
-    row_slot: torch.Tensor,
-    rows_per_slot: int,
-    bank: torch.Tensor,
-    histogram: torch.Tensor,
-    integers: torch.Tensor,
-    floats: torch.Tensor,
-    slots: int,
-    near_zero: float,
-) -> tuple[float, ...]:
-    """The kernel's arguments after x. They stay true as long as the tensors live."""
-    state = (bank.data_ptr(), histogram.data_ptr(), integers.data_ptr(), floats.data_ptr())
-    return (row_slot.data_ptr(), rows_per_slot, *state, slots, near_zero)
-
-
-def _bounds(row_slot: torch.Tensor, rows_per_slot: int, floats: torch.Tensor, slots: int) -> tuple[int, int]:
-    """The most rows that `row_slot` covers, and the channels that the state was made for."""
-    return row_slot.numel() * rows_per_slot, (floats.shape[1] - PIVOT_CELLS - slots * SLOT_SUMS) // 3
+def _observe_cpu(x: torch.Tensor, channel_dim: int, *arguments: Any) -> None:
+    state = OpState(*arguments)
+    _fold_rows(x, channel_dim, *state.bounds(), state.addresses())
 
 
 def _fold_rows(
@@ -90,27 +83,15 @@ def _fold_rows(
         _fold(x.data_ptr(), kind, *shape, *x.stride(), *state)
 
 
-def bind(
-    device: torch.device,
-    channel_dim: int,
-    row_slot: torch.Tensor,
-    rows_per_slot: int,
-    bank: torch.Tensor,
-    histogram: torch.Tensor,
-    integers: torch.Tensor,
-    floats: torch.Tensor,
-    slots: int,
-    near_zero: float,
-) -> Callable[[torch.Tensor], None]:
+def bind(device: torch.device, channel_dim: int, state: OpState) -> Callable[[torch.Tensor], None]:
     """The op with everything but x fixed, for eager hooks.
 
     On a CPU it goes to the kernel without the dispatcher, which costs as much as a small activation does.
     """
-    state = (row_slot, rows_per_slot, bank, histogram, integers, floats, slots, near_zero)
     if device.type != "cpu":
         return lambda x: observe(x, channel_dim, *state)
-    addresses = _addresses(*state)
-    most_rows, channels = _bounds(row_slot, rows_per_slot, floats, slots)
+    addresses = state.addresses()
+    most_rows, channels = state.bounds()
 
     def fold(x: torch.Tensor, _alive: object = state) -> None:
         _fold_rows(x, channel_dim, most_rows, channels, addresses)

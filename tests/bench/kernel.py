@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sidecar.capture.observe import bind
+from sidecar.capture.observe import OpState, bind
 from sidecar.capture.state import TapState
 
 SHAPE = (1, 2048, 4096)
@@ -33,9 +33,8 @@ def run() -> dict[str, Any]:
     x = torch.randn(SHAPE)
     state = TapState(SHAPE[-1], 16, x.device)
     row_slot, bank = torch.zeros(1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    observe = bind(
-        x.device, -1, row_slot, 1, bank, state.histogram, state.integers, state.floats, 16, NEAR_ZERO
-    )
+    kept = OpState(row_slot, 1, bank, state.histogram, state.integers, state.floats, 16, NEAR_ZERO)
+    observe = bind(x.device, -1, kept)
     ways: dict[str, Callable[[], object]] = {
         "read floor (torch.sum)": x.sum,
         "observe": lambda: observe(x),

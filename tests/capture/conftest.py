@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sidecar.capture import Guard, Recorder, Sampler
-from sidecar.capture.observe import _observe_with_torch, as_rows, bind, observe
+from sidecar.capture.observe import OpState, _observe_with_torch, as_rows, bind, observe
 from sidecar.capture.state import TapState
 from sidecar.settings import CaptureSettings
 from sidecar.sketch import RequestRows, TapSketch
@@ -21,7 +21,7 @@ NEAR_ZERO = 2.0**-10
 
 def bound(x, channel_dim, *state):
     """What an eager hook on a CPU calls, past the dispatcher."""
-    bind(torch.device("cpu"), channel_dim, *state)(x)
+    bind(torch.device("cpu"), channel_dim, OpState(*state))(x)
 
 
 KERNELS = {"op": observe, "bound": bound, "torch": _observe_with_torch}
