@@ -18,7 +18,7 @@ from rich.table import Table
 
 from sidecar import settings as configuration
 from sidecar.demo.shifts import Scenario
-from sidecar.errors import SidecarError
+from sidecar.errors import ConfigError, SidecarError
 from sidecar.settings import ModelSettings, Settings
 
 app = typer.Typer(
@@ -93,7 +93,7 @@ def demo(
     try:
         from sidecar.demo.run import Demo, cache_folder
     except ModuleNotFoundError as error:
-        raise SidecarError(f"the demo needs {error.name}: pip install 'activation-sidecar[demo]'") from error
+        raise ConfigError(f"the demo needs {error.name}: pip install 'activation-sidecar[demo]'") from error
 
     outcome = asyncio.run(Demo(cache_folder(os.environ), Console(), scenario, seconds, rate).run())
     if report:
