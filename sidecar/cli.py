@@ -102,7 +102,7 @@ def demo(
 
 @app.command()
 def taps(config: Config, model: ModelName = None) -> None:
-    """List the modules of a model, their activations, and what a tap on each would cost."""
+    """List where a model can be tapped, the activations there, and what a tap on each would cost."""
     from sidecar import costs
 
     loaded = _load(config)
@@ -150,10 +150,10 @@ def record(
     model: ModelName = None,
 ) -> None:
     """Run a file of requests through a model and keep what its activations looked like."""
-    from sidecar.app import record_baseline
+    from sidecar.baseline import record_baseline
 
     loaded = _load(config)
-    reference = record_baseline(_model(loaded, model), loaded, requests)
+    reference = record_baseline(_model(loaded, model), loaded, requests, time.time)
     reference.save(out)
     print(f"{out}: {reference.requests} requests, {len(reference.taps)} taps")
 

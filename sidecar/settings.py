@@ -92,7 +92,7 @@ class ModelSettings(Section):
 
     source: `package.module:factory`, called without arguments, returns the model.
     weights: safetensors file, loaded strictly into what the factory made.
-    taps: globs over module names; empty means the residual blocks that are found.
+    taps: globs over the names that `sidecar taps` lists; empty means the residual blocks or stages that are found.
     baseline: reference to compare with; without one it is recorded from the first live requests.
     tolerance: largest |difference| between the outputs of both variants; 0 means bitwise equal.
     """

@@ -81,7 +81,7 @@ def test_seconds_of_inference_never_fall_while_a_tap_reports_before_its_run_does
 
 
 def test_taps_that_match_nothing_end_the_start(configure):
-    with pytest.raises(ConfigError, match=r"taps \['nope\.\*'\] match no module"):
+    with pytest.raises(ConfigError, match=r"taps \['nope\.\*'\] match nothing"):
         Sidecar(configure({"taps": ["nope.*"]}), lambda: 0.0)
 
 
