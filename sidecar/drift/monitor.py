@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.effects import Cells, divergences, largest_shift, signed_counts, worst_channels
+from sidecar.drift.effects import Cells, Weighted, divergences, largest_shift, signed_counts, worst_channels
 from sidecar.drift.evidence import EDetector
 from sidecar.drift.instability import instability
 from sidecar.drift.reference import Reference, ReferenceBuilder
@@ -179,8 +179,9 @@ class DriftMonitor:
             reference = self._judge.reference
             expected = reference.sketches[index]
             psi, js = divergences(self._judge.cells[index], reference.scales[index], expected, window)
-            seen = features(self._timeline.rows(self._window_seconds, tap).values)
-            column, shift = largest_shift(self._judge.features[index], seen)
+            rows = self._timeline.rows(self._window_seconds, tap)
+            seen = Weighted(features(rows.values), rows.weights)
+            column, shift = largest_shift(Weighted(self._judge.features[index], reference.weights), seen)
             worst = worst_channels(expected, window)
         signs = instability(window, expected)
         return LayerDrift(

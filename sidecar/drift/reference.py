@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.drift.effects import Cells, Integers, NoDriftScale, signed_counts
-from sidecar.drift.scores import stack_rows
+from sidecar.drift.scores import common_weights, stack_rows
 from sidecar.errors import BaselineError, SketchError
 from sidecar.sketch import Reading, TapSketch
 from sidecar.types import Tap
 
 _MAGIC = b"sidecar-baseline"
-_VERSION = 1
+_VERSION = 2
 _PREFIX = _MAGIC + bytes([_VERSION])
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _CHUNKS = 64
@@ -33,6 +33,8 @@ _CHUNKS = 64
 class Reference:
     """sketches, scales: one a tap, in the order of `taps`. rows: float64[taps, requests, 6].
 
+    weights: float64[requests], how many requests each of these stands for. The sketches count every request
+    that was observed, each once; rows hold those that were sampled at the common rate.
     created_at: seconds since the epoch of the last reading in it.
     """
 
@@ -43,6 +45,7 @@ class Reference:
     sketches: tuple[TapSketch, ...]
     scales: tuple[NoDriftScale, ...]
     rows: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
 
     @property
     def requests(self) -> int:
@@ -90,6 +93,7 @@ class Reference:
             "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
             "scales": np.array([(scale.psi, scale.jensen_shannon) for scale in self.scales]),
             "rows": self.rows,
+            "weights": self.weights,
         }
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
@@ -141,6 +145,7 @@ class Reference:
                 ),
                 scales=tuple(NoDriftScale(psi, js) for psi, js in members["scales"].tolist()),
                 rows=members["rows"],
+                weights=members["weights"],
             )
 
 
@@ -154,6 +159,7 @@ class ReferenceBuilder:
         self._created_at = 0.0
         self._sketches = [TapSketch.empty(tap.channels) for tap in self._taps]
         self._rows: list[npt.NDArray[np.float64]] = []
+        self._weights: list[npt.NDArray[np.float64]] = []
         self._chunks = [_Chunks(math.ceil(requests_wanted / _CHUNKS)) for _ in self._taps]
 
     @property
@@ -166,7 +172,8 @@ class ReferenceBuilder:
                 sketch.merge(reading.sketches[tap])
                 chunks.add(reading.sketches[tap])
         self._rows.append(stack_rows(reading.rows, self._taps))
-        self.requests += reading.requests
+        self._weights.append(common_weights(reading.rows))
+        self.requests += len(self._weights[-1])
         self._created_at = reading.at
 
     def build(self) -> Reference:
@@ -183,6 +190,7 @@ class ReferenceBuilder:
                 chunks.scale(sketch) for chunks, sketch in zip(self._chunks, self._sketches, strict=True)
             ),
             rows=np.concatenate(self._rows, axis=1),
+            weights=np.concatenate(self._weights),
         )
 
 

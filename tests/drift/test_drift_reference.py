@@ -56,6 +56,7 @@ def test_save_and_load_bring_back_everything(reference, path):
     assert loaded.sketches == reference.sketches
     assert loaded.scales == reference.scales
     assert np.array_equal(loaded.rows, reference.rows)
+    assert np.array_equal(loaded.weights, reference.weights)
 
 
 def test_saving_replaces_the_old_file_and_leaves_nothing_else(reference, path):
@@ -87,7 +88,7 @@ def test_another_format_version_is_named(reference, path):
     stored = bytearray(path.read_bytes())
     stored[16] = 7
     path.write_bytes(stored)
-    with pytest.raises(BaselineError, match="baseline format 7, supported is 1"):
+    with pytest.raises(BaselineError, match="baseline format 7, supported is 2"):
         Reference.load(path)
 
 
@@ -109,7 +110,7 @@ def test_a_file_cut_short_is_found(reference, path):
 
 
 def test_whole_bytes_that_are_no_archive_are_damage(path):
-    path.write_bytes(b"sidecar-baseline\x01" + hashlib.sha256(b"text").digest() + b"text")
+    path.write_bytes(b"sidecar-baseline\x02" + hashlib.sha256(b"text").digest() + b"text")
     with pytest.raises(BaselineError, match="damaged"):
         Reference.load(path)
 
