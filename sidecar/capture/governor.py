@@ -27,7 +27,7 @@ DEBT_SECONDS = 10.0
 a compilation, shall not end observation for hours."""
 
 _PERIOD_SECONDS = 1.0
-_KEEP = 0.5
+_FRESH = 0.5
 
 
 class Spending(NamedTuple):
@@ -61,20 +61,19 @@ class TokenBucket:
 
 
 class Average:
-    """Of a cost per event. It forgets with each `add` and not with time, so it outlasts hours without an event."""
+    """Of a cost per event. It forgets with each `add` and not with time, so it outlasts hours without an event.
+
+    value: 0 before the first event.
+    """
 
     def __init__(self) -> None:
-        self._cost = self._events = 0.0
+        self.value = 0.0
+        self._known = False
 
     def add(self, cost: float, events: float) -> None:
         if events:
-            self._cost = _KEEP * self._cost + cost
-            self._events = _KEEP * self._events + events
-
-    @property
-    def value(self) -> float:
-        """0 before the first event."""
-        return self._cost / self._events if self._events else 0.0
+            self.value += (_FRESH if self._known else 1.0) * (cost / events - self.value)
+            self._known = True
 
 
 class Governor:

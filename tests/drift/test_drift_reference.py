@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.drift import Reference, ReferenceBuilder
 from sidecar.errors import BaselineError
-from sidecar.sketch import TapSketch
+from sidecar.sketch import RequestRows, TapSketch
 from sidecar.types import Tap
 
 
@@ -142,3 +142,15 @@ def test_taps_in_another_order_are_put_in_order(reference, taps):
     assert turned.taps == taps[::-1]
     assert turned.sketches[0] == reference.sketches[2]
     assert np.array_equal(turned.rows[0], reference.rows[2])
+
+
+def test_a_reference_counts_and_weighs_the_commonly_sampled_requests(traffic, taps):
+    reading = traffic.reading(6)
+    weights, common = np.arange(1.0, 7.0), np.arange(6) != 2
+    rows = {tap: RequestRows(part.values, weights, common) for tap, part in reading.rows.items()}
+    builder = ReferenceBuilder("digits", "1", taps, 10)
+    builder.add(replace(reading, rows=rows))
+    assert builder.requests == 5
+    reference = builder.build()
+    assert reference.weights.tolist() == [1, 2, 4, 5, 6]
+    assert reference.sketches[0].counts.requests == 6
