@@ -105,8 +105,9 @@ def test_load_cost_and_speed_may_jump_and_the_worst_ten_seconds_stay_within_the_
     assert machine.shares().max() <= 1.1 * BUDGET
 
 
-def test_most_of_the_budget_is_used():
-    machine = Machine()
+@pytest.mark.parametrize("costs", [{}, {"tap": 10e-6, "drain": 60e-6}], ids=["taps", "drain"])
+def test_most_of_the_budget_is_used_whatever_takes_it(costs):
+    machine = Machine(**costs)
     machine.run(500)
     assert machine.shares()[-1] > 0.8 * BUDGET
 
@@ -203,14 +204,22 @@ def test_a_cost_out_of_all_proportion_ends_observation_for_ten_seconds_and_not_f
     assert machine.governor.bucket.level >= 0
 
 
-def test_a_clock_that_is_set_back_stops_nothing():
+def test_a_drain_that_took_longer_than_it_was_paid_for_is_paid_afterwards():
     machine = Machine()
     machine.run(500)
-    machine.now -= 3600.0
-    before = np.count_nonzero(machine.weights[""])
-    machine.next_drain = machine.now + 1.0
+    machine._note(machine.now, drain=0.05)
+    machine.run(500, seconds=0.5)
+    assert machine.governor.bucket.level < -0.03
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_rate_from_following_the_cost():
+    machine = Machine()
     machine.run(500)
-    assert np.count_nonzero(machine.weights[""]) > 1.5 * before
+    before = machine.governor.rate
+    machine.now -= 3600.0
+    machine.next_drain = machine.now + 1.0
+    machine.run(500, cost=4.0)
+    assert 0.1 * before < machine.governor.rate < 0.4 * before
 
 
 def test_a_client_that_asks_to_be_observed_is_refused_when_the_budget_is_spent():

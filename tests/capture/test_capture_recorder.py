@@ -230,6 +230,7 @@ def test_a_reading_says_what_each_request_stands_for(make_recorder, make_request
     observe_batch(recorder, run_batch, [make_request(3)])
     observe_batch(recorder, run_batch, [make_request(1)])
     assert recorder.drain(0.0).rows[tap].weights.tolist() == [7.5, 2.0]
+    observe_batch(recorder, run_batch, [make_request(3)])
     assert rows.weights.tolist() == [2.0, 7.5]
 
 
