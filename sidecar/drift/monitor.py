@@ -120,7 +120,8 @@ class DriftMonitor:
         with self._lock:
             self._state = None
             if self._judge:
-                rows = stack_rows(reading.rows, self._taps)
+                # The share of those sampled for their route's sake changes with the rate, as drift would.
+                rows = stack_rows(reading.rows, self._taps)[:, reading.common]
                 self._detector.update(self._judge.scorer.p_values(rows, self._rng))
             else:
                 self._builder.add(reading)
@@ -148,7 +149,7 @@ class DriftMonitor:
                 AMPLE_REQUESTS,
             )
         cells = tuple(Cells.equal_mass(signed_counts(sketch)) for sketch in reference.sketches)
-        scorer = Scorer(reference.rows)
+        scorer = Scorer(reference.rows[:, reference.common])
         self._judge = _Judge(reference, scorer, cells, features(reference.rows))
         self._detector = EDetector(len(SCORES), self._run_length, scorer.calibration_requests)
 

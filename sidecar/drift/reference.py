@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.drift.effects import Cells, Integers, NoDriftScale, signed_counts
-from sidecar.drift.scores import common_weights, stack_rows
+from sidecar.drift.scores import stack_rows
 from sidecar.errors import BaselineError, SketchError
 from sidecar.sketch import Reading, TapSketch
 from sidecar.types import Tap
@@ -31,10 +31,10 @@ _CHUNKS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """sketches, scales: one a tap, in the order of `taps`. rows: float64[taps, requests, 6].
+    """sketches, scales: one a tap, in the order of `taps`. rows: float64[taps, observed requests, 6].
 
-    weights: float64[requests], how many requests each of these stands for. The sketches count every request
-    that was observed, each once; rows hold those that were sampled at the common rate.
+    weights, common: float64 and bool[observed requests], as in `RequestRows`. Requests are ranked among the common
+    ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
     created_at: seconds since the epoch of the last reading in it.
     """
 
@@ -46,10 +46,11 @@ class Reference:
     scales: tuple[NoDriftScale, ...]
     rows: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
+    common: npt.NDArray[np.bool_]
 
     @property
     def requests(self) -> int:
-        return int(self.rows.shape[1])
+        return int(np.count_nonzero(self.common))
 
     def check(self, model: str, taps: Sequence[Tap]) -> None:
         """Raises BaselineError naming what differs. The version may: comparing versions is what it is for."""
@@ -94,6 +95,7 @@ class Reference:
             "scales": np.array([(scale.psi, scale.jensen_shannon) for scale in self.scales]),
             "rows": self.rows,
             "weights": self.weights,
+            "common": self.common,
         }
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
@@ -146,6 +148,7 @@ class Reference:
                 scales=tuple(NoDriftScale(psi, js) for psi, js in members["scales"].tolist()),
                 rows=members["rows"],
                 weights=members["weights"],
+                common=members["common"],
             )
 
 
@@ -160,6 +163,7 @@ class ReferenceBuilder:
         self._sketches = [TapSketch.empty(tap.channels) for tap in self._taps]
         self._rows: list[npt.NDArray[np.float64]] = []
         self._weights: list[npt.NDArray[np.float64]] = []
+        self._common: list[npt.NDArray[np.bool_]] = []
         self._chunks = [_Chunks(math.ceil(requests_wanted / _CHUNKS)) for _ in self._taps]
 
     @property
@@ -172,8 +176,9 @@ class ReferenceBuilder:
                 sketch.merge(reading.sketches[tap])
                 chunks.add(reading.sketches[tap])
         self._rows.append(stack_rows(reading.rows, self._taps))
-        self._weights.append(common_weights(reading.rows))
-        self.requests += len(self._weights[-1])
+        self._weights.append(reading.weights)
+        self._common.append(reading.common)
+        self.requests += int(np.count_nonzero(reading.common))
         self._created_at = reading.at
 
     def build(self) -> Reference:
@@ -191,6 +196,7 @@ class ReferenceBuilder:
             ),
             rows=np.concatenate(self._rows, axis=1),
             weights=np.concatenate(self._weights),
+            common=np.concatenate(self._common),
         )
 
 

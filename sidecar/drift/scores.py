@@ -22,23 +22,13 @@ _RELATIVE_NOISE = 1e-6
 
 
 def stack_rows(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> Array:
-    """Rows of the commonly sampled requests, float64[taps, n, 6]; a tap that brought none has NaN throughout.
-
-    The others were sampled for their route's sake: how many of them there are changes with the rate, and
-    the mix of requests would seem to drift.
-    """
-    requests = len(common_weights(rows))
+    """Rows as one array, float64[taps, n, 6]; a tap that brought none has NaN throughout."""
+    requests = max((len(part) for part in rows.values()), default=0)
     stacked = np.full((len(taps), requests, len(ROW_STATISTICS)), np.nan)
     for index, tap in enumerate(taps):
         if tap in rows:
-            stacked[index] = rows[tap].values[rows[tap].common]
+            stacked[index] = rows[tap].values
     return stacked
-
-
-def common_weights(rows: Mapping[Tap, RequestRows]) -> Array:
-    """float64[n]: how many requests each of the commonly sampled ones stands for."""
-    part = next(iter(rows.values()), RequestRows.empty())
-    return part.weights[part.common]
 
 
 class Scorer:

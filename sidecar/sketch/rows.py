@@ -96,6 +96,19 @@ class Reading:
     requests: int
 
     @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """float64[requests], as in `RequestRows`."""
+        return self._any_rows().weights
+
+    @property
+    def common(self) -> npt.NDArray[np.bool_]:
+        """bool[requests], as in `RequestRows`."""
+        return self._any_rows().common
+
+    def _any_rows(self) -> RequestRows:
+        return next(iter(self.rows.values()), RequestRows.empty())
+
+    @property
     def silent(self) -> tuple[Tap, ...]:
         """Taps that saw no position of any of these requests: they fire no more, or were not on the way."""
         return tuple(tap for tap, sketch in self.sketches.items() if not sketch.counts.positions)

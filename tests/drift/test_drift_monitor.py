@@ -155,8 +155,13 @@ def test_a_state_once_handed_out_does_not_change(watch):
     assert not before.layers[0].active
 
 
-def test_a_rare_route_that_is_sampled_more_than_the_rest_looks_like_no_drift(traffic, taps):
-    """One request in ten is of a rare kind; then the rate falls to a tenth for all but these."""
+EVEN = (20, 2, np.ones(20), np.ones(20, dtype=bool))
+LIFTED = (38, 20, np.repeat([1.0, 10.0], [20, 18]), np.repeat([True, False, True], [2, 18, 18]))
+
+
+@pytest.mark.parametrize(("first", "then"), [(EVEN, LIFTED), (LIFTED, EVEN)], ids=["later", "before"])
+def test_a_rare_route_that_is_sampled_more_than_the_rest_looks_like_no_drift(traffic, taps, first, then):
+    """One request in ten is of a rare kind. The rate is 1 for all, or a tenth for all but these."""
 
     def mixed(requests, rare, weights, common):
         def edit(_, values):
@@ -168,12 +173,11 @@ def test_a_rare_route_that_is_sampled_more_than_the_rest_looks_like_no_drift(tra
 
     watch = Watch(traffic, taps)
     for _ in range(REFERENCE // 20):
-        watch.feed(mixed(20, 2, np.ones(20), np.ones(20, dtype=bool)))
+        watch.feed(mixed(*first))
+    assert watch.monitor.state().reference_ready
     traffic.at += 100.0
-    weights = np.repeat([1.0, 10.0], [20, 18])
-    common = np.repeat([True, False, True], [2, 18, 18])
     for _ in range(40):
-        watch.feed(mixed(38, 20, weights, common))
+        watch.feed(mixed(*then))
     state = watch.monitor.state()
     assert state.judged_requests == 40 * 20
     assert not state.model_alarms

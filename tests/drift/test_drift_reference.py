@@ -57,6 +57,7 @@ def test_save_and_load_bring_back_everything(reference, path):
     assert loaded.scales == reference.scales
     assert np.array_equal(loaded.rows, reference.rows)
     assert np.array_equal(loaded.weights, reference.weights)
+    assert np.array_equal(loaded.common, reference.common)
 
 
 def test_saving_replaces_the_old_file_and_leaves_nothing_else(reference, path):
@@ -144,13 +145,14 @@ def test_taps_in_another_order_are_put_in_order(reference, taps):
     assert np.array_equal(turned.rows[0], reference.rows[2])
 
 
-def test_a_reference_counts_and_weighs_the_commonly_sampled_requests(traffic, taps):
+def test_a_reference_counts_the_commonly_sampled_requests_and_keeps_all_with_their_weights(traffic, taps):
     reading = traffic.reading(6)
     weights, common = np.arange(1.0, 7.0), np.arange(6) != 2
     rows = {tap: RequestRows(part.values, weights, common) for tap, part in reading.rows.items()}
     builder = ReferenceBuilder("digits", "1", taps, 10)
     builder.add(replace(reading, rows=rows))
-    assert builder.requests == 5
     reference = builder.build()
-    assert reference.weights.tolist() == [1, 2, 4, 5, 6]
+    assert builder.requests == reference.requests == 5
+    assert reference.weights.tolist() == [1, 2, 3, 4, 5, 6]
+    assert reference.common.tolist() == common.tolist()
     assert reference.sketches[0].counts.requests == 6

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sidecar.drift.scores import SCORES, Scorer, common_weights, stack_rows
+from sidecar.drift.scores import SCORES, Scorer, stack_rows
 from sidecar.sketch import RequestRows
 
 
@@ -117,10 +117,3 @@ def test_taps_are_stacked_in_order_and_missing_ones_are_absent(taps):
     assert np.all(np.isnan(stacked[1]))
     assert np.all(stacked[2] == 1)
     assert stack_rows({}, taps).shape == (3, 0, 6)
-
-
-def test_only_commonly_sampled_requests_are_judged(taps):
-    common = np.array([True, False, True])
-    brought = dict.fromkeys(taps, RequestRows(np.arange(18.0).reshape(3, 6), np.arange(3.0), common))
-    assert stack_rows(brought, taps)[0, :, 0].tolist() == [0.0, 12.0]
-    assert common_weights(brought).tolist() == [0.0, 2.0]
