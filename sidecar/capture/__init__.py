@@ -3,21 +3,20 @@
 from sidecar.capture.drain import Drainer
 from sidecar.capture.governor import Governor, Spending
 from sidecar.capture.guard import Guard
-from sidecar.capture.instrument import Shapes, install
+from sidecar.capture.instrument import observers
 from sidecar.capture.recorder import Recorder
-from sidecar.capture.sampling import CHOICE
-from sidecar.capture.taps import choose, describe, trial_shapes
+from sidecar.capture.sampling import CHOICE, Choose
+from sidecar.capture.taps import choose, plan
 
 __all__ = [
     "CHOICE",
+    "Choose",
     "Drainer",
     "Governor",
     "Guard",
     "Recorder",
-    "Shapes",
     "Spending",
     "choose",
-    "describe",
-    "install",
-    "trial_shapes",
+    "observers",
+    "plan",
 ]

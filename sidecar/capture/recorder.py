@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from sidecar.capture.guard import Guard
-from sidecar.capture.sampling import Sample
+from sidecar.capture.sampling import Choose, Sample
 from sidecar.capture.state import TapState
 from sidecar.sketch import Moments, Reading
 from sidecar.types import Clock, InferRequest, Tap
@@ -40,7 +40,7 @@ class Recorder:
     DROP_REASONS = ("slots", "stuck")
 
     def __init__(
-        self, choose: Callable[[InferRequest], Sample | None], guard: Guard, *,
+        self, choose: Choose, guard: Guard, *,
         slots: int, max_rows: int, device: torch.device, clock: Clock,
     ) -> None:  # fmt: skip
         self.guard = guard

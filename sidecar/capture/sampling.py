@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -25,6 +26,10 @@ class Sample(NamedTuple):
 
     weight: float
     common: bool
+
+
+Choose = Callable[[InferRequest], Sample | None]
+"""Decides about one request; None leaves it alone."""
 
 
 class Sampler:

@@ -65,7 +65,7 @@ async def test_a_tap_that_fires_again_is_silent_no_more(serve, configure):
 
 async def test_every_tap_is_named_when_a_graph_without_hooks_runs_in_place_of_the_variant(serve, configure):
     async with serve(configure()) as client:
-        client.model.runtime._instrumented = client.model.runtime.graph()
+        client.model.runtime._instrumented = client.model.runtime._plain
         await client.send(20)
         while not client.model.observation.silent:
             await asyncio.sleep(0)
