@@ -62,11 +62,13 @@ class ServingMetrics(Collector):
         metrics.seconds.observe(seconds)
         metrics.requests[code if code in CODES else "INTERNAL"].inc()
 
-    def batch_finished(self, model: str, version: str, rows: int, queued: Sequence[float]) -> None:
+    def batch_finished(
+        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+    ) -> None:
         metrics = self._models[model, version]
         metrics.rows.observe(rows)
-        for seconds in queued:
-            metrics.queued.observe(seconds)
+        for waited in queued:
+            metrics.queued.observe(waited)
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self._models[model, version].queue.set(requests)

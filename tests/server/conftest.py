@@ -43,7 +43,9 @@ class Ledger:
         self.seconds.append(seconds)
         self.answered.set()
 
-    def batch_finished(self, model: str, version: str, rows: int, queued: Sequence[float]) -> None:
+    def batch_finished(
+        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+    ) -> None:
         self.batches.append(rows)
         self.queued.extend(queued)
 
