@@ -164,16 +164,15 @@ class Regions:
 
 def deliver(placements: Placements, response: pb.ModelInferResponse) -> None:
     """Move outputs of `response` to the places that the request named, and say so in their parameters."""
-    contents = list(response.raw_output_contents)
-    del response.raw_output_contents[:]
-    for entry, content in zip(response.outputs, contents, strict=True):
+    contents = response.raw_output_contents
+    for position, entry in enumerate(response.outputs):
         if entry.name in placements:
             region, place = placements[entry.name]
-            region.write(place, content)
-            entry.parameters["shared_memory_byte_size"].int64_param = len(content)
+            region.write(place, contents[position])
+            entry.parameters["shared_memory_byte_size"].int64_param = len(contents[position])
             entry.parameters["shared_memory_offset"].int64_param = place.start
-        else:
-            response.raw_output_contents.append(content)
+            # Clients count on one entry for each output.
+            contents[position] = b""
 
 
 class SharedMemoryService:

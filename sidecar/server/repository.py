@@ -78,7 +78,7 @@ class RepositoryService:
             repository, name = self._asked(message)
             versions = chosen_versions(self._known()[name], message.parameters)
             await self._finish(self._load(repository, name, versions))
-        return pb.RepositoryModelLoadResponse()
+        return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
 
     async def RepositoryModelUnload(
         self, message: pb.RepositoryModelUnloadRequest, context: Context
@@ -86,7 +86,7 @@ class RepositoryService:
         async with ErrorsAsStatus(context):
             repository, name = self._asked(message)
             await self._finish(self._unload(repository, name))
-        return pb.RepositoryModelUnloadResponse()
+        return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
 
     async def close(self) -> None:
         """Begin no more changes, and finish those that have begun."""
