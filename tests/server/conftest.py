@@ -163,6 +163,7 @@ def all_specs() -> list[TensorSpec]:
     return every_datatype()
 
 
+UNDELAYED = BatchingSettings(max_delay_ms=0)
 Serve = Callable[..., AbstractAsyncContextManager[str]]
 
 
@@ -174,7 +175,7 @@ def serve(ledger: Ledger) -> Serve:
     async def serve(
         *servables: Servable,
         repository: Repository | None = None,
-        batching: BatchingSettings = BatchingSettings(max_delay_ms=0),
+        batching: BatchingSettings = UNDELAYED,
         **settings: Any,
     ) -> AsyncIterator[str]:
         known = {(one.name, one.version) for one in servables}

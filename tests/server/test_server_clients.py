@@ -160,7 +160,7 @@ async def test_a_change_of_settings_is_refused_by_name(serve):
         serve(admin=True) as address,
         tritonclient.grpc.aio.InferenceServerClient(address) as client,
     ):
-        with pytest.raises(InferenceServerException, match="cannot change 'log_verbose_level': log.level"):
+        with pytest.raises(InferenceServerException, match=r"cannot change 'log_verbose_level': log\.level"):
             await client.update_log_settings({"log_verbose_level": 1})
         with pytest.raises(
             InferenceServerException, match="cannot change 'trace_rate': nothing can be traced"
