@@ -72,6 +72,8 @@ class ServerSettings(Section):
     def _closed_to_strangers(self) -> ServerSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key must be given together")
+        if self.shared_memory and not self.admin:
+            raise ValueError("shared_memory can only be registered by admin calls: set admin = true")
         exposed = [host for host in (self.grpc_host, self.http_host) if not _is_loopback(host)]
         guarded = self.tls_certificate is not None and self.token_file is not None
         if exposed and not guarded and not self.insecure:

@@ -109,8 +109,8 @@ class Server:
         await self._grpc.stop(self._settings.grace_seconds)
         try:
             async with asyncio.timeout(self._settings.grace_seconds):
-                await self._repository.close()
-                await asyncio.gather(*(batcher.close() for batcher in self._models))
+                closing = [batcher.close() for batcher in self._models]
+                await asyncio.gather(self._repository.close(), *closing)
         except TimeoutError:
             logger.warning("a model still ran %s s after the last call ended", self._settings.grace_seconds)
 

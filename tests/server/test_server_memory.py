@@ -230,7 +230,7 @@ async def test_without_the_setting_everything_about_it_is_refused(connect):
         assert (code, text.partition(":")[0]) == ("UNIMPLEMENTED", "system shared memory is off")
         code, text = await refusal(client.infer("echo", [shared("a"), plain("b")]))
         assert code == "INVALID_ARGUMENT"
-    async with connect(admin=False) as client:
+    async with connect(admin=False, shared_memory=[]) as client:
         code, _ = await refusal(client.register_system_shared_memory("region", KEY, 8))
         assert code == "PERMISSION_DENIED"
 
