@@ -118,6 +118,9 @@ class ModelSettings(Section):
     runtime: what runs it.
     source: `package.module:factory`, called without arguments, returns the model.
     weights: safetensors file, loaded strictly into what the factory made.
+    path: what holds a whole model, instead of a factory: a `.pt2` package or a Hugging Face folder for torch.
+    trust: load a model whose file can run code as it is loaded.
+    compile: serve both variants as compiled graphs, made for every size of a batch before the first request.
     inputs: what the model takes, in the order of its arguments.
     outputs: what it returns, in order, or by name where it returns a mapping.
     device: where it runs, as torch names devices.
@@ -131,8 +134,11 @@ class ModelSettings(Section):
     name: Label
     version: Label = "1"
     runtime: str = "torch"
-    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     weights: Path | None = None
+    path: Path | None = None
+    trust: bool = False
+    compile: bool = False
     inputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     device: str = "cpu"
@@ -141,6 +147,14 @@ class ModelSettings(Section):
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     baseline: Path | None = None
     batching: BatchingSettings = BatchingSettings()
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> ModelSettings:
+        if (self.source is None) == (self.path is None):
+            raise ValueError("give either source, a factory, or path, a file or folder that holds the model")
+        if self.path is not None and self.weights is not None:
+            raise ValueError("weights go with source; what path names has its own")
+        return self
 
 
 class CaptureSettings(Section):

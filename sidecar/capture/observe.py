@@ -77,8 +77,10 @@ def _fold_rows(
     if x.dim() != 3 or channel_dim != -1:
         x = as_rows(x, channel_dim)
     shape = x.shape
-    if shape[0] > most_rows or shape[2] != channels:
-        raise ValueError(f"{list(shape)} is no activation of up to {most_rows} rows and {channels} channels")
+    if shape[0] > most_rows or shape[2] != channels or not x.is_cpu:
+        raise ValueError(
+            f"{list(shape)} on {x.device} is no activation of up to {most_rows} rows and {channels} channels here"
+        )
     if x.numel():
         _fold(x.data_ptr(), kind, *shape, *x.stride(), *state)
 

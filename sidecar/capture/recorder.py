@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from sidecar.capture.guard import Guard
+from sidecar.capture.prices import Price
 from sidecar.capture.sampling import Choose, Sample
 from sidecar.capture.state import TapState
 from sidecar.sketch import Moments, Reading
@@ -35,6 +36,8 @@ class Recorder:
     choose: a request's sample, or None to leave it alone; called on the thread that runs the model.
     max_rows: rows of the largest batch. sampled, dropped: requests so far; exported as metrics.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
+    nanoseconds: that taps reported so far. charged: those of the taps in `prices`, which report none; known
+        once they are drained.
     """
 
     DROP_REASONS = ("slots", "stuck")
@@ -47,15 +50,17 @@ class Recorder:
         self.sampled = 0
         self.rows = 0
         self.dropped: Counter[str] = Counter(dict.fromkeys(self.DROP_REASONS, 0))
-        self.nanoseconds = 0
+        self.nanoseconds = self.charged = 0
         self.bank = torch.zeros(1, dtype=torch.int32, device=device)
         self.row_slot = torch.full((max(max_rows, 1),), -1, dtype=torch.int32, device=device)
         self.states: dict[Tap, TapState] = {}
+        self.prices: Mapping[Tap, Price] = {}
         self._clock = clock
         self._slots = slots
         self._staged = torch.full((max(max_rows, 1),), -1, dtype=torch.int32)
         self._writing = 0
         self._used = [0, 0]
+        self._batches = [0, 0]
         self._weights = np.ones((2, slots))
         self._common = np.ones((2, slots), dtype=np.bool_)
         self._running = threading.Lock()
@@ -105,6 +110,7 @@ class Recorder:
         staged[row:] = -1
         self.row_slot.copy_(self._staged, non_blocking=True)
         self._used[self._writing] = used
+        self._batches[self._writing] += 1
         self.rows = row
         self.sampled += sampled if counted else 0
         return True
@@ -133,6 +139,7 @@ class Recorder:
         if not self._retired.wait(patience):
             return None
         reading = self._read(1 - self._writing)
+        self._charge(1 - self._writing, reading)
         self._retired.clear()
         return reading
 
@@ -155,6 +162,11 @@ class Recorder:
             state.clear(bank, used, _pivot(sketches[tap].moments))
         self._used[bank] = 0
         return Reading(at=self._clock(), sketches=sketches, rows=rows, requests=used)
+
+    def _charge(self, bank: int, reading: Reading) -> None:
+        for tap, price in self.prices.items():
+            self.charged += price.of(self._batches[bank], reading.sketches[tap].counts.values)
+        self._batches[bank] = 0
 
     def memory(self) -> int:
         """Bytes of state on the device."""

@@ -31,7 +31,10 @@ class Runtime(Protocol):
         """Everywhere that an activation may be seen, in the model's order; some of it may never run."""
 
     def activation_shapes(self, names: Sequence[str], batch: Mapping[str, Tensor]) -> Shapes:
-        """Shapes at the named points during one plain run; a point without a floating-point activation is absent."""
+        """Shapes at the named points during one plain run.
+
+        A point without a floating-point activation on the model's device is absent.
+        """
 
     def instrument(self, observers: Mapping[str, Observer]) -> None:
         """Build the instrumented variant: a second graph over the same weights, an observer at each named point.
