@@ -92,6 +92,7 @@ class ModelSettings(Section):
 
     source: `package.module:factory`, called without arguments, returns the model.
     weights: safetensors file, loaded strictly into what the factory made.
+    path: what holds a whole model, instead of a factory: an ONNX file for onnx.
     taps: globs over the names that `sidecar taps` lists; empty means the residual blocks or stages that are found.
     baseline: reference to compare with; without one it is recorded from the first live requests.
     tolerance: largest |difference| between the outputs of both variants; 0 means bitwise equal.
@@ -100,8 +101,9 @@ class ModelSettings(Section):
     name: Label
     version: Label = "1"
     runtime: str = "torch"
-    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     weights: Path | None = None
+    path: Path | None = None
     inputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     device: str = "cpu"
@@ -110,6 +112,14 @@ class ModelSettings(Section):
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     baseline: Path | None = None
     batching: BatchingSettings = BatchingSettings()
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> ModelSettings:
+        if (self.source is None) == (self.path is None):
+            raise ValueError("give either source, a factory, or path, a file or folder that holds the model")
+        if self.path is not None and self.weights is not None:
+            raise ValueError("weights go with source; what path names has its own")
+        return self
 
 
 class CaptureSettings(Section):

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from sidecar.errors import InferenceError, ModelError
+from sidecar.errors import ConfigError, InferenceError, ModelError
 from sidecar.runtime import modules
 from sidecar.settings import ModelSettings, TensorSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
@@ -88,6 +88,8 @@ class TorchRuntime:
         self.inputs = _specs(settings.inputs)
         self.outputs = _specs(settings.outputs)
         self._threads = settings.threads
+        if settings.source is None:
+            raise ConfigError("runtime torch needs source, a factory")
         model = build(settings.source)
         if settings.weights is not None:
             load_weights(model, settings.weights)
