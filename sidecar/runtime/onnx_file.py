@@ -58,7 +58,8 @@ def read(path: Path) -> OnnxFile:
     outline = _outline(model)
     try:
         onnx.checker.check_model(outline)
-    except onnx.checker.ValidationError as error:
+    # The checker quotes names, which need not be text.
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is not a valid ONNX model: {error}") from error
     return OnnxFile(model, weights, outline)
 

@@ -129,14 +129,17 @@ class Session:
         try:
             for name, tensor in inputs.items():
                 binding.bind_ortvalue_input(name, _value(ELEMENT_TYPES[tensor.datatype], tensor.array))
-            for name in outputs:
+            # A tap may be on an output of the model, and a name can be bound once.
+            names = list(dict.fromkeys(outputs))
+            for name in names:
                 binding.bind_output(name, self._device.type, self._device.index or 0)
             self._session.run_with_iobinding(binding)
         except FAULTS as error:
             raise RuntimeError(str(error)) from error
         # Not the list of get_outputs(): its members have no DLPack.
-        found = binding.get_outputs_as_ortvaluevector()
-        return [from_dlpack(found[position]) for position in range(len(outputs))]
+        values = binding.get_outputs_as_ortvaluevector()
+        found = {name: from_dlpack(values[position]) for position, name in enumerate(names)}
+        return [found[name] for name in outputs]
 
 
 def _value(element_type: int, array: Array) -> Any:
