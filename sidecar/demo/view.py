@@ -56,7 +56,11 @@ def _state(status: Mapping[str, Any], layer: Mapping[str, Any]) -> Text:
         return Text(f"{layer['nonfinite']:,} NaN or Inf", style="bold red")
     if layer["active"]:
         shift = layer["mean_shift"]
-        moved = f", {layer['shifted_statistic']} {shift:+.1f} sigma" if layer["shifted_statistic"] else ""
+        moved = (
+            f", {layer['shifted_statistic'].replace('_', ' ')} {shift:+.1f} sigma"
+            if layer["shifted_statistic"]
+            else ""
+        )
         return Text(f"drift{moved}", style="bold red")
     if not status.get("reference_ready"):
         return Text("recording reference", style="yellow")
