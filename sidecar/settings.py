@@ -118,7 +118,8 @@ class ModelSettings(Section):
     runtime: what runs it.
     source: `package.module:factory`, called without arguments, returns the model.
     weights: safetensors file, loaded strictly into what the factory made.
-    path: what holds a whole model, instead of a factory: a `.pt2` package or a Hugging Face folder for torch.
+    path: what holds a whole model, instead of a factory: a `.pt2` package or a Hugging Face folder for torch,
+        an ONNX file for onnx.
     trust: load a model whose file can run code as it is loaded.
     compile: serve both variants as compiled graphs, made for every size of a batch before the first request.
     inputs: what the model takes, in the order of its arguments.

@@ -10,8 +10,11 @@ from sidecar.errors import ConfigError
 from sidecar.settings import ModelSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
-RUNTIMES = {"torch": "sidecar.runtime.torch:TorchRuntime"}
+RUNTIMES = {"torch": "sidecar.runtime.torch:TorchRuntime", "onnx": "sidecar.runtime.onnx:OnnxRuntime"}
 """Name in the settings -> class, imported only when chosen."""
+
+EXTRAS = {"onnx": "'activation-sidecar[cpu]', or [gpu] for CUDA"}
+"""Name in the settings -> what to install for it beside the sidecar itself."""
 
 
 class Runtime(Protocol):
@@ -52,7 +55,14 @@ def load(settings: ModelSettings) -> Runtime:
     if settings.runtime not in RUNTIMES:
         raise ConfigError(f"runtime {settings.runtime!r} is unknown; there are {', '.join(RUNTIMES)}")
     module, _, name = RUNTIMES[settings.runtime].partition(":")
-    runtime: Runtime = getattr(import_module(module), name)(settings)
+    try:
+        back_end = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if settings.runtime not in EXTRAS:
+            raise
+        needs = EXTRAS[settings.runtime]
+        raise ConfigError(f"runtime {settings.runtime} needs {error.name}: pip install {needs}") from error
+    runtime: Runtime = back_end(settings)
     return runtime
 
 

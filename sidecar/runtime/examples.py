@@ -1,0 +1,28 @@
+"""Made-up requests, for the runs that a model makes before the first real one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sidecar.types import DATATYPES, Tensor, TensorSpec
+
+
+def example(inputs: Sequence[TensorSpec], rows: int) -> dict[str, Tensor]:
+    """Standard normal floats, zeros elsewhere, the same at each call; unknown sizes are 1."""
+    random = np.random.default_rng(0)
+    batch = {}
+    for spec in inputs:
+        shape = tuple(1 if size < 0 else size for size in spec.shape)
+        if spec.shape[:1] == (-1,):
+            shape = (rows, *shape[1:])
+        if spec.datatype == "BF16":
+            # The upper half of a float32 is the bfloat16 below it.
+            values = (random.standard_normal(shape, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        elif spec.datatype.startswith("FP"):
+            values = random.standard_normal(shape).astype(DATATYPES[spec.datatype])
+        else:
+            values = np.zeros(shape, DATATYPES[spec.datatype])
+        batch[spec.name] = Tensor(spec.datatype, values)
+    return batch
