@@ -34,6 +34,7 @@ class OnnxRuntime:
                 raise ModelError(
                     f"{tensor.name} has datatype {tensor.datatype}; the onnx runtime takes {', '.join(ELEMENT_TYPES)}"
                 )
+        self._batched = settings.batching.max_rows > 0
         self._engine = Engine(settings.device, settings.threads)
         file = read(settings.path)
         onnx_signature.check(settings, file.graph.graph)
@@ -53,7 +54,7 @@ class OnnxRuntime:
         """Nothing: sessions have threads of their own."""
 
     def example(self, rows: int) -> dict[str, Tensor]:
-        return example(self.inputs, rows)
+        return example(self.inputs, rows, batched=self._batched)
 
     def tap_points(self) -> list[TapPoint]:
         return tap_points(self._graph)

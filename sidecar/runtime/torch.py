@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import nn
 
 from sidecar.errors import InferenceError, ModelError
 from sidecar.runtime import exported, factory, modules, transformers
+from sidecar.runtime.examples import example
 from sidecar.runtime.trial import batch_sizes
 from sidecar.settings import ModelSettings, TensorSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
@@ -36,9 +36,6 @@ _TORCH_DTYPES = {
 
 _USUAL_THREADS = torch.get_num_threads()
 """What torch chose for this machine, read before any model sets another number."""
-
-# Not 1, which compilers and broadcasting treat as a case of its own.
-_UNKNOWN_SIZE = 8
 
 
 def share(model: nn.Module) -> nn.Module:
@@ -124,21 +121,7 @@ class TorchRuntime:
         torch.set_num_threads(self._settings.threads or _USUAL_THREADS)
 
     def example(self, rows: int) -> dict[str, Tensor]:
-        """Standard normal floats, zeros elsewhere, but nothing masked; unknown sizes are 8."""
-        random = np.random.default_rng(0)
-        batched = self._settings.batching.max_rows > 0
-        batch = {}
-        for spec in self.inputs:
-            shape = tuple(_UNKNOWN_SIZE if size < 0 else size for size in spec.shape)
-            if batched and spec.shape[:1] == (-1,):
-                shape = (rows, *shape[1:])
-            values = torch.zeros(shape, dtype=_TORCH_DTYPES[spec.datatype])
-            if values.is_floating_point():
-                values.copy_(torch.from_numpy(random.standard_normal(shape)))
-            elif spec.name == "attention_mask":
-                values.fill_(1)
-            batch[spec.name] = Tensor(spec.datatype, _to_numpy(values))
-        return batch
+        return example(self.inputs, rows, batched=self._settings.batching.max_rows > 0)
 
     def _arguments(self, batch: Mapping[str, Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         """The inputs on the model's device, in their order: by position and, beyond those, by name."""
