@@ -62,13 +62,11 @@ class TapState(nn.Module):
         integers = self.integers[bank].cpu().numpy()
         floats = self.floats[bank].cpu().numpy()
         width = self.channels
-        counts = integers[2 * width :].reshape(self.slots, layout.SLOT_COUNTS)[:used]
+        counts = integers[2 * width : 2 * width + used * layout.SLOT_COUNTS].reshape(used, layout.SLOT_COUNTS)
         first = layout.PIVOT_CELLS
         sums = floats[first + 3 * width :].reshape(self.slots, layout.SLOT_SUMS)[:used]
         pivot = float(floats[0])
         bins = tables.sum(axis=0, dtype=np.int64)
-        # Zeros were sent to the last bin, which no finite value has.
-        bins[BINS - 1] = 0
         total = counts.sum(axis=0)
         finite = int(total[layout.VALUES] - total[layout.NAN] - total[layout.POS_INF] - total[layout.NEG_INF])
         powers = sums[:, layout.S1 : layout.S4 + 1].sum(axis=0)
