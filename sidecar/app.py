@@ -6,40 +6,34 @@ import asyncio
 import logging
 import socket
 import threading
-import time
-import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 import uvicorn
-from numpy.lib.npyio import NpzFile
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from sidecar import capture, runtime
 from sidecar.capture import Drainer, Guard, Recorder, Sampler
 from sidecar.console.http import application
-from sidecar.drift import DriftMonitor, Reference, ReferenceBuilder
+from sidecar.drift import DriftMonitor, Reference
 from sidecar.errors import ConfigError, InferenceError, ModelError
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.serving import ServingMetrics
 from sidecar.runtime import Runtime
 from sidecar.runtime.executor import Executor
+from sidecar.runtime.trial import MODEL_FAULTS, attempt, warm_up
 from sidecar.server.security import bearer_token
 from sidecar.server.server import Server
 from sidecar.settings import ModelSettings, ServerSettings, Settings
 from sidecar.sketch import Reading
 from sidecar.timeline import Timeline
-from sidecar.types import DATATYPES, Clock, InferRequest, Servable, Tap, TelemetryStatus, Tensor
+from sidecar.types import Clock, InferRequest, Servable, Tap, TelemetryStatus, Tensor
 
 _log = logging.getLogger("sidecar.app")
 
 STOP_SECONDS = 5.0
-
-MODEL_FAULTS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError)
-"""What a model raises that does not fit its settings."""
 
 
 @dataclass(slots=True)
@@ -65,7 +59,7 @@ class Model:
         self.batched = settings.batching.max_rows > 0
         self.detail = "capture.enabled is false"
         self.observation: Observation | None = None
-        usual = _warm_up(self.runtime, settings)
+        usual = warm_up(self.runtime, settings)
         if everything.capture.enabled:
             self._observe(everything, clock)
         self.executor = Executor(
@@ -125,67 +119,30 @@ class Model:
         )
 
 
-def _warm_up(model: Runtime, settings: ModelSettings) -> float:
-    """Run the smallest and the largest batch once; seconds that the largest took.
-
-    Raises ModelError or InferenceError when the settings do not fit the model.
-    """
-    model.prepare_thread()
-    took = 0.0
-    for rows in sorted({1, max(settings.batching.max_rows, 1)}):
-        batch = model.example(rows)
-        started = time.perf_counter()
-        try:
-            model.plain(batch)
-        except MODEL_FAULTS as error:
-            shapes = ", ".join(f"{name} {list(tensor.array.shape)}" for name, tensor in batch.items())
-            raise ModelError(f"model {settings.name} does not run on {shapes}: {error}") from error
-        took = time.perf_counter() - started
-    return took
-
-
-def find_taps(
-    model: Runtime, settings: ModelSettings
-) -> tuple[tuple[Tap, ...], capture.Shapes, capture.Shapes]:
-    """The taps that `settings` choose, and the shapes of all activations for batches of 2 and of 3."""
-    graph = model.graph()
-    names = capture.choose(graph, settings.taps)
-
-    def shapes(rows: int) -> capture.Shapes:
-        return capture.trial_shapes(graph, names, lambda: model.plain(model.example(rows)))
-
-    small = shapes(2)
-    return capture.describe(graph, names, small), small, shapes(3)
-
-
 def observe(model: Runtime, settings: ModelSettings, everything: Settings, clock: Clock) -> Observation:
     """Build the instrumented variant and check it: every tap fires, and the outputs are those of the plain one.
 
     Raises ConfigError for taps that match nothing, BaselineError for a baseline of something else, ModelError
     or InferenceError when the model cannot be observed.
     """
-    guard = Guard()
-    taps, small, large = find_taps(model, settings)
+    points = capture.choose(model.tap_points(), settings.taps)
+    names = [point.name for point in points]
+    small, large = (
+        attempt(settings, lambda batch: model.activation_shapes(names, batch), model.example(rows))
+        for rows in (2, 3)
+    )
+    plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0)
+    taps = tuple(placement.tap for placement in plan)
+    slots = everything.capture.slots
     recorder = Recorder(
         Sampler(everything.capture),
-        guard,
-        slots=everything.capture.slots,
+        Guard(),
+        slots=slots,
         max_rows=settings.batching.max_rows,
         device=torch.device(settings.device),
         clock=clock,
     )
-    model.instrument(
-        lambda graph: capture.install(
-            graph,
-            taps,
-            small,
-            large,
-            recorder,
-            slots=everything.capture.slots,
-            near_zero=everything.capture.near_zero,
-            batched=settings.batching.max_rows > 0,
-        )
-    )
+    model.instrument(capture.observers(plan, recorder, slots=slots, near_zero=everything.capture.near_zero))
     _self_check(model, recorder, settings)
     timeline = Timeline(taps, everything.timeline.pane_seconds, everything.timeline.keep_panes, clock)
     reference = Reference.load(settings.baseline) if settings.baseline else None
@@ -251,75 +208,6 @@ def _largest_difference(expected: Tensor, observed: Tensor) -> float:
         return float("inf")
     gap = np.abs(left.astype(np.float64) - right.astype(np.float64))
     return float(np.max(gap)) if np.isfinite(gap).all() else float("inf")
-
-
-# Readings of a baseline: enough of them to see how far chunks of the same traffic lie apart.
-BASELINE_READINGS = 32
-
-
-def record_baseline(settings: ModelSettings, everything: Settings, path: Path) -> Reference:
-    """Run the requests of an npz file, one array an input with a request in each row, and build a reference.
-
-    Raises ConfigError for a file that does not fit the model's inputs, ModelError when it cannot be observed.
-    """
-    model = runtime.load(settings)
-    requests = _requests(path, model, batched=settings.batching.max_rows > 0)
-    # The baseline that the settings name may be the one that is about to be written.
-    settings = settings.model_copy(update={"baseline": None})
-    _warm_up(model, settings)
-    plan = observe(model, settings, everything.model_copy(update={"models": (settings,)}), lambda: 0.0)
-    builder = ReferenceBuilder(settings.name, settings.version, plan.taps, len(requests))
-    step = max(min(settings.batching.max_rows, everything.capture.slots), 1)
-    chunk = max(len(requests) // BASELINE_READINGS, 1)
-    pending = 0
-    for start in range(0, len(requests), step):
-        batch = requests[start : start + step]
-        plan.recorder.open(batch, always=True)
-        model.instrumented(runtime.concatenate([request.inputs for request in batch]))
-        plan.recorder.close()
-        pending += len(batch)
-        if pending >= min(chunk, everything.capture.slots - step) or start + step >= len(requests):
-            if reading := plan.recorder.drain(0.0):
-                builder.add(reading)
-            pending = 0
-    return builder.build()
-
-
-def _requests(path: Path, model: Runtime, *, batched: bool) -> list[InferRequest]:
-    try:
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, NpzFile):
-                raise ValueError("it holds a single array")
-            arrays = dict(stored)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{path} is not an npz file of arrays: {error}") from error
-    names = [spec.name for spec in model.inputs]
-    if sorted(arrays) != sorted(names):
-        raise ConfigError(f"{path} holds {sorted(arrays)}, the model takes {names}")
-    for spec in model.inputs:
-        array = arrays[spec.name]
-        shape = (-1, *spec.shape[batched:])
-        fits = len(array.shape) == len(shape) and all(
-            want in (-1, size) for want, size in zip(shape, array.shape, strict=True)
-        )
-        if array.dtype != DATATYPES[spec.datatype] or not fits:
-            raise ConfigError(
-                f"{path}: {spec.name} is {array.dtype}{list(array.shape)}, "
-                f"must be {DATATYPES[spec.datatype]}{list(shape)}"
-            )
-    counts = {name: len(array) for name, array in arrays.items()}
-    if len(set(counts.values())) != 1 or not all(counts.values()):
-        raise ConfigError(
-            f"{path} holds {counts} requests, must hold as many, and at least one, for each input"
-        )
-
-    def request(row: int) -> InferRequest:
-        part = slice(row, row + 1) if batched else row
-        inputs = {spec.name: Tensor(spec.datatype, arrays[spec.name][part]) for spec in model.inputs}
-        return InferRequest(str(row), inputs, rows=1)
-
-    return [request(row) for row in range(min(counts.values()))]
 
 
 class Sidecar:

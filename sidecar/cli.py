@@ -18,7 +18,7 @@ from rich.table import Table
 
 from sidecar import settings as configuration
 from sidecar.demo.shifts import Scenario
-from sidecar.errors import SidecarError
+from sidecar.errors import ConfigError, SidecarError
 from sidecar.settings import ModelSettings, Settings
 
 app = typer.Typer(
@@ -93,7 +93,7 @@ def demo(
     try:
         from sidecar.demo.run import Demo, cache_folder
     except ModuleNotFoundError as error:
-        raise SidecarError(f"the demo needs {error.name}: pip install 'activation-sidecar[demo]'") from error
+        raise ConfigError(f"the demo needs {error.name}: pip install 'activation-sidecar[demo]'") from error
 
     outcome = asyncio.run(Demo(cache_folder(os.environ), Console(), scenario, seconds, rate).run())
     if report:
@@ -102,7 +102,7 @@ def demo(
 
 @app.command()
 def taps(config: Config, model: ModelName = None) -> None:
-    """List the modules of a model, their activations, and what a tap on each would cost."""
+    """List where a model can be tapped, the activations there, and what a tap on each would cost."""
     from sidecar import costs
 
     loaded = _load(config)
@@ -150,10 +150,10 @@ def record(
     model: ModelName = None,
 ) -> None:
     """Run a file of requests through a model and keep what its activations looked like."""
-    from sidecar.app import record_baseline
+    from sidecar.baseline import record_baseline
 
     loaded = _load(config)
-    reference = record_baseline(_model(loaded, model), loaded, requests)
+    reference = record_baseline(_model(loaded, model), loaded, requests, time.time)
     reference.save(out)
     print(f"{out}: {reference.requests} requests, {len(reference.taps)} taps")
 

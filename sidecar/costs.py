@@ -1,4 +1,4 @@
-"""What a tap costs, measured here: the observe op on each module's activation beside one run of the model."""
+"""What a tap costs, measured here: the observe op on each activation beside one run of the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from sidecar import capture, runtime
 from sidecar.capture.observe import observe
 from sidecar.capture.state import TapState
 from sidecar.capture.taps import channel_count, channel_dimension
+from sidecar.runtime.trial import attempt, warm_up
 from sidecar.settings import CaptureSettings, ModelSettings
+from sidecar.types import TapPoint
 
 _REPEATS = 7
 
@@ -30,30 +32,30 @@ class ModuleCost:
 
 
 def modules(settings: ModelSettings, capture_settings: CaptureSettings) -> list[ModuleCost]:
-    """Every module that gives a floating-point activation, in the order in which they run.
+    """Every tap point that gives a floating-point activation, in the order in which they run.
 
     Measured on the largest batch and divided by its rows. Raises ConfigError or ModelError.
     """
     model = runtime.load(settings)
-    graph = model.graph()
-    chosen = set(capture.choose(graph, settings.taps))
+    warm_up(model, settings)
+    points = {point.name: point for point in model.tap_points()}
+    chosen = capture.choose(list(points.values()), settings.taps)
     rows = max(settings.batching.max_rows, 1)
     example = model.example(rows)
-    names = [name for name, _ in graph.named_modules() if name]
-    shapes = capture.trial_shapes(graph, names, lambda: model.plain(example))
+    shapes = attempt(settings, lambda batch: model.activation_shapes(list(points), batch), example)
     whole = _typical(lambda: model.plain(example))
     found = []
     for name, shape in shapes.items():
-        seconds = _tap_seconds(shape, rows, capture_settings)
+        seconds = _tap_seconds(points[name], shape, rows, capture_settings)
         one_request = shape[1:] if shape[0] == rows else shape
-        found.append(ModuleCost(name, one_request, seconds / rows, seconds / whole, name in chosen))
+        found.append(ModuleCost(name, one_request, seconds / rows, seconds / whole, points[name] in chosen))
     return found
 
 
-def _tap_seconds(shape: tuple[int, ...], rows: int, settings: CaptureSettings) -> float:
+def _tap_seconds(point: TapPoint, shape: tuple[int, ...], rows: int, settings: CaptureSettings) -> float:
     x = torch.randn(shape)
-    dimension = channel_dimension(shape)
-    state = TapState(channel_count(shape), rows, x.device)
+    dimension = channel_dimension(point, shape)
+    state = TapState(channel_count(point, shape), rows, x.device)
     slots = torch.arange(rows, dtype=torch.int32)
     bank = torch.zeros(1, dtype=torch.int32)
     per_slot = max(shape[0] // rows, 1)

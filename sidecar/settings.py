@@ -32,11 +32,24 @@ def _is_loopback(host: str) -> bool:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
 
 class ServerSettings(Section):
-    """Addresses and limits. Beyond loopback needs TLS and a token, or `insecure = true`."""
+    """Addresses and limits of the two ports.
+
+    grpc_host: address of the inference service.
+    grpc_port: its port; 0 takes any free one.
+    http_host: address of metrics, health and status.
+    http_port: its port; 0 takes any free one.
+    insecure: allow addresses beyond loopback without TLS and a token, because something else guards them.
+    tls_certificate: PEM file; with tls_key both ports speak TLS only.
+    tls_key: PEM file.
+    token_file: file whose content is the bearer token that every call must carry.
+    reflection: let clients ask the gRPC port what services it has.
+    max_message_bytes: largest request and reply; larger ones are refused before they are read whole.
+    grace_seconds: how long requests in flight may take to finish when the server stops.
+    """
 
     grpc_host: str = "127.0.0.1"
     grpc_port: Port = 8001
@@ -65,7 +78,12 @@ class ServerSettings(Section):
 
 
 class TensorSettings(Section):
-    """One input or output, batch dimension included as -1."""
+    """One input or output.
+
+    name: as clients send it.
+    datatype: name of the Open Inference Protocol.
+    shape: batch dimension first where there is one; -1 is any size.
+    """
 
     name: Label
     datatype: str
@@ -80,7 +98,12 @@ class TensorSettings(Section):
 
 
 class BatchingSettings(Section):
-    """max_rows = 0: the model has no batch dimension and each request runs alone."""
+    """How requests are put together.
+
+    max_rows: most rows in a batch; 0: the model has no batch dimension and each request runs alone.
+    max_delay_ms: how long a request may wait for company; 0: only as long as the model is busy anyway.
+    queue_requests: most requests that wait; more are refused.
+    """
 
     max_rows: Annotated[int, Field(ge=0, le=65_536)] = 32
     max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
@@ -90,11 +113,19 @@ class BatchingSettings(Section):
 class ModelSettings(Section):
     """One model version.
 
+    name: as clients name it.
+    version: as clients name it.
+    runtime: what runs it.
     source: `package.module:factory`, called without arguments, returns the model.
     weights: safetensors file, loaded strictly into what the factory made.
-    taps: globs over module names; empty means the residual blocks that are found.
+    inputs: what the model takes, in the order of its arguments.
+    outputs: what it returns, in order, or by name where it returns a mapping.
+    device: where it runs, as torch names devices.
+    threads: threads of one run; 0 leaves the choice to the runtime.
+    taps: globs over the names that `sidecar taps` lists; empty means the residual blocks or stages that are found.
     baseline: reference to compare with; without one it is recorded from the first live requests.
     tolerance: largest |difference| between the outputs of both variants; 0 means bitwise equal.
+    batching: a table of its own, below.
     """
 
     name: Label
@@ -113,11 +144,15 @@ class ModelSettings(Section):
 
 
 class CaptureSettings(Section):
-    """sample_rate: share of requests observed, chosen by a keyed hash of the request id.
+    """What is observed.
 
+    enabled: false serves every model plain.
+    sample_rate: share of requests observed, chosen by a keyed hash of the request id.
+    sample_key: key of that hash; without one, a client can find out which ids are observed.
     client_choice: a request parameter `sidecar_sample` (bool) overrides that choice.
     near_zero: |x| at or below it counts as near zero and as not firing; a power of two keeps it exact.
     slots: sampled requests held between two drains; more are counted as dropped.
+    drain_seconds: how often sketches are taken off the device.
     patience_ms: how much longer than usual an observed batch may take before its requests are answered
         by the plain variant and observation stops until the stuck one returns.
     """
@@ -133,14 +168,24 @@ class CaptureSettings(Section):
 
 
 class TimelineSettings(Section):
-    """Panes of `pane_seconds`, the last `keep_panes` of them in memory."""
+    """What is remembered.
+
+    pane_seconds: length of the panes that windows are merged from.
+    keep_panes: how many are kept in memory.
+    """
 
     pane_seconds: Seconds = 10.0
     keep_panes: Annotated[int, Field(ge=6, le=100_000)] = 60
 
 
 class DriftSettings(Section):
-    """requests_between_false_alarms: average run length between false alarms, per model."""
+    """When an alarm is raised.
+
+    requests_between_false_alarms: average run length between false alarms, per model.
+    reference_requests: live requests that make a reference where no baseline is configured.
+    window_seconds: what effect sizes are computed over.
+    seed: of the random tie-breaks in p-values.
+    """
 
     requests_between_false_alarms: Annotated[int, Field(ge=100, le=10**12)] = 1_000_000
     reference_requests: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
@@ -149,12 +194,20 @@ class DriftSettings(Section):
 
 
 class ExportSettings(Section):
-    """max_series: hard cap on time series of activations; taps beyond it are left out and counted."""
+    """What a scrape may cost.
+
+    max_series: hard cap on time series of activations; taps beyond it are left out and counted.
+    """
 
     max_series: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
 
 
 class LogSettings(Section):
+    """What is written to standard error.
+
+    level: least severe message that is written.
+    """
+
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 Clock = Callable[[], float]
 """Seconds since the epoch (`time.time`); tests pass their own."""
@@ -113,9 +116,47 @@ Site = str
 """`resid`, `attn_out`, `mlp_out`, `logits`, `stage`, or the module's own name."""
 
 
+@dataclass(frozen=True, slots=True)
+class TapPoint:
+    """A place in a model's graph where an activation can be seen, as the runtime knows it before the model ran.
+
+    name: of the module or graph value.
+    block: number of the residual block or stage that it lies in, None outside of all.
+    channel_dim: dimension of the activation that holds its channels, None where only its shape can tell.
+    default: tapped when the settings name no taps.
+    """
+
+    name: str
+    site: Site
+    block: int | None = None
+    channel_dim: int | None = None
+    default: bool = False
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Name of a tap point -> shape of its activation, in the order in which a run gave them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """What stands at a tap point of the instrumented variant. Neither way returns anything or changes x.
+
+    fold: called with the activation by runtimes that come through Python there. Never raises, keeps nothing of x.
+    op, arguments: `op(x, *arguments)` is the same as one node of a compiled or exported graph; among the
+        arguments are the tensors that it reads and mutates.
+    """
+
+    fold: Callable[[torch.Tensor], None]
+    op: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Tap:
-    """A place in the model that is watched: output 0 of `module`, `channels` wide in its last dimension."""
+    """A place in the model that is watched: the activation of `module`, with `channels` channels.
+
+    module: name of the module or graph value.
+    """
 
     layer: int
     site: Site

@@ -1,9 +1,10 @@
-"""Programs that are no Python packages."""
+"""What tests of several parts need: programs that are no Python packages, a certificate, the demo's trained model."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,3 +29,26 @@ def program() -> Program:
         pytest.skip(absence)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with cert.pem for `localhost` and 127.0.0.1, and its key.pem."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl program to make a certificate")
+    folder = tmp_path_factory.mktemp("tls")
+    arguments = (
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost "
+        "-addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout key.pem -out cert.pem"
+    )
+    subprocess.run(["openssl", *arguments.split()], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_weights() -> Path:
+    """The demo's trained weights, where `sidecar demo` looks for them under XDG_CACHE_HOME=build."""
+    from sidecar.demo import training
+    from sidecar.demo.run import WEIGHTS, cache_folder
+
+    return training.weights(cache_folder({"XDG_CACHE_HOME": str(ROOT / "build")}) / WEIGHTS, lambda _: None)

@@ -249,3 +249,8 @@ def test_a_file_that_is_not_toml_is_named(tmp_path, content):
 def test_settings_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         resolve().capture.slots = 1
+
+
+@pytest.mark.parametrize("environ", [{}, {"SIDECAR_MODELS__0__VERSION": "2"}])
+def test_a_version_may_be_written_as_a_number(environ):
+    assert resolve(environ, **model(version=2)).models[0].version == "2"

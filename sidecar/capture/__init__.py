@@ -2,20 +2,9 @@
 
 from sidecar.capture.drain import Drainer
 from sidecar.capture.guard import Guard
-from sidecar.capture.instrument import Shapes, install
+from sidecar.capture.instrument import observers
 from sidecar.capture.recorder import Recorder
 from sidecar.capture.sampling import CHOICE, Sampler
-from sidecar.capture.taps import choose, describe, trial_shapes
+from sidecar.capture.taps import choose, plan
 
-__all__ = [
-    "CHOICE",
-    "Drainer",
-    "Guard",
-    "Recorder",
-    "Sampler",
-    "Shapes",
-    "choose",
-    "describe",
-    "install",
-    "trial_shapes",
-]
+__all__ = ["CHOICE", "Drainer", "Guard", "Recorder", "Sampler", "choose", "observers", "plan"]

@@ -24,6 +24,7 @@ from sidecar.demo import training
 from sidecar.demo.shifts import Draw, Scenario, draws, shifted
 from sidecar.demo.traffic import MODEL, Traffic
 from sidecar.demo.view import screen
+from sidecar.errors import ModelError
 
 CONFIG = """\
 # Written by `sidecar demo`; a start for a configuration of your own.
@@ -64,7 +65,7 @@ START_SECONDS = 120.0
 async def server(config: Path) -> AsyncIterator[tuple[str, str]]:
     """`sidecar serve` in a child process; gives its gRPC and HTTP addresses, and stops it at the end.
 
-    Raises RuntimeError when it does not start; what it said went to standard error.
+    Raises ModelError when it does not start; what it said went to standard error.
     """
     # A session of its own: Ctrl-C shall reach this process first, which then stops the child in order.
     process = await asyncio.create_subprocess_exec(
@@ -75,7 +76,7 @@ async def server(config: Path) -> AsyncIterator[tuple[str, str]]:
     try:
         line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
         if (found := re.search(r"gRPC (\S+), HTTP (\S+)", line)) is None:
-            raise RuntimeError("the server did not start; its message is above")
+            raise ModelError("the demo's server did not start; its message is above")
         yield found[1], found[2]
     finally:
         if process.returncode is None:
@@ -84,7 +85,7 @@ async def server(config: Path) -> AsyncIterator[tuple[str, str]]:
 
 
 class Demo:
-    """One run. Raises RuntimeError when the server does not start or stops answering."""
+    """One run. Raises ModelError when the server does not start."""
 
     def __init__(
         self, cache: Path, console: Console, scenario: Scenario, seconds: float | None, rate: float
@@ -154,7 +155,7 @@ class Demo:
             "answered": f"{tally.total_answered:,}",
             "failed": f"{tally.failed:,}",
             "p99": "-" if p99 is None else f"{p99:.1f} ms",
-            "telemetry": f"{_share(self._status):.2%} of inference",
+            "telemetry / inference": f"{_share(self._status):.2%}",
         }
         return screen(self._phase, figures, self._addresses, self._status)
 
@@ -256,9 +257,12 @@ def report(traffic: Traffic, before: Mapping[str, Any], after: Mapping[str, Any]
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where the trained model is kept: `$XDG_CACHE_HOME` or `~/.cache`, under `activation-sidecar`."""
-    base = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "activation-sidecar"
+    """Where the trained model is kept: `activation-sidecar` under `$XDG_CACHE_HOME`, or under `~/.cache`.
+
+    A relative `$XDG_CACHE_HOME` is ignored (XDG Base Directory Specification 0.8).
+    """
+    base = Path(environ.get("XDG_CACHE_HOME", ""))
+    folder = (base if base.is_absolute() else Path.home() / ".cache") / "activation-sidecar"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

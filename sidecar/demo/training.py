@@ -64,6 +64,8 @@ def weights(path: Path, progress: Callable[[float], None]) -> Path:
 
 
 def train(data: Digits, progress: Callable[[float], None]) -> DigitClassifier:
+    # Layers this small gain little from a second thread, and lose much on a busy machine: threads spin for each other.
+    torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
         torch.manual_seed(0)

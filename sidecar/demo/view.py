@@ -16,33 +16,36 @@ def screen(
 ) -> RenderableType:
     """phase: what is going on, in words. status: a model of `/api/v1/status`; may be empty before the first poll."""
     head = Table.grid(padding=(0, 3))
-    for _ in figures:
-        head.add_column()
-    head.add_row(*[Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in figures.items()])
-    links = Text("   ").join(
-        Text.assemble((f"{name} ", "dim"), (url, "cyan")) for name, url in addresses.items()
-    )
+    head.add_row(*[Text(name, style="dim") for name in figures])
+    head.add_row(*[Text(value, style="bold") for value in figures.values()])
+    links = Table.grid(padding=(0, 3))
+    for name, url in addresses.items():
+        links.add_row(Text(name, style="dim"), Text(url, style="cyan"))
     return Panel(
-        Group(Text(phase, style="bold"), head, links, Text(), layers(status)), title="activation sidecar"
+        Group(Text(phase, style="bold"), Text(), head, Text(), links, Text(), layers(status)),
+        title="activation sidecar",
     )
 
 
 def layers(status: Mapping[str, Any]) -> Table:
-    table = Table(box=None, header_style="dim", expand=True)
-    table.add_column("layer")
+    level = status.get("layer_alarm_level")
+    caption = "" if level is None else f"a layer's alarm is at evidence {level:.1f}"
+    table = Table(box=None, header_style="dim", padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    names = [f"{layer['layer']} {layer['site']}" for layer in status.get("layers", [])]
+    table.add_column("layer", no_wrap=True, min_width=max(map(len, names), default=0))
     for name in ("requests", "zeros", "near zero", "absmax", "kurtosis", "evidence"):
-        table.add_column(name, justify="right")
-    table.add_column("state")
-    level = status.get("layer_alarm_level", 0.0)
-    for layer in status.get("layers", []):
+        # What does not fit is cut off the last column, whose start says enough.
+        table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
+    table.add_column("state", no_wrap=True)
+    for name, layer in zip(names, status.get("layers", []), strict=True):
         table.add_row(
-            f"{layer['layer']} {layer['site']}",
+            name,
             f"{layer['requests']:,}",
             _share(layer["zero_share"]),
             _share(layer["near_zero_share"]),
             _plain(layer["absmax"]),
             _plain(layer["kurtosis"]),
-            Text(f"{layer['evidence'] or 0:.1f} / {level:.1f}", style="red" if layer["active"] else ""),
+            Text(f"{layer['evidence'] or 0:.1f}", style="red" if layer["active"] else ""),
             _state(status, layer),
         )
     return table
@@ -53,7 +56,12 @@ def _state(status: Mapping[str, Any], layer: Mapping[str, Any]) -> Text:
         return Text(f"{layer['nonfinite']:,} NaN or Inf", style="bold red")
     if layer["active"]:
         shift = layer["mean_shift"]
-        return Text("drifting" + (f" ({shift:+.1f} sigma)" if shift is not None else ""), style="bold red")
+        moved = (
+            f", {layer['shifted_statistic'].replace('_', ' ')} {shift:+.1f} sigma"
+            if layer["shifted_statistic"]
+            else ""
+        )
+        return Text(f"drift{moved}", style="bold red")
     if not status.get("reference_ready"):
         return Text("recording reference", style="yellow")
     return Text("ok", style="green")

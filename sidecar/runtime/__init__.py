@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Protocol
 
 from sidecar.errors import ConfigError
 from sidecar.settings import ModelSettings
-from sidecar.types import Tensor, TensorSpec
+from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
 RUNTIMES = {"torch": "sidecar.runtime.torch:TorchRuntime"}
 """Name in the settings -> class, imported only when chosen."""
@@ -27,11 +27,17 @@ class Runtime(Protocol):
     def example(self, rows: int) -> Mapping[str, Tensor]:
         """Valid inputs of a batch of `rows`; the same at each call."""
 
-    def graph(self) -> Any:
-        """What taps are chosen in; a `torch.nn.Module` here."""
+    def tap_points(self) -> Sequence[TapPoint]:
+        """Everywhere that an activation may be seen, in the model's order; some of it may never run."""
 
-    def instrument(self, install: Callable[[Any], None]) -> None:
-        """Build the instrumented variant: a second graph over the same weights, given to `install`."""
+    def activation_shapes(self, names: Sequence[str], batch: Mapping[str, Tensor]) -> Shapes:
+        """Shapes at the named points during one plain run; a point without a floating-point activation is absent."""
+
+    def instrument(self, observers: Mapping[str, Observer]) -> None:
+        """Build the instrumented variant: a second graph over the same weights, an observer at each named point.
+
+        Raises ModelError when the model does not allow it.
+        """
 
     def plain(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sidecar.errors import InferenceError, ModelError
+from sidecar.runtime import modules
 from sidecar.settings import ModelSettings, TensorSettings
-from sidecar.types import Tensor, TensorSpec
+from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
 _TORCH_DTYPES = {
     "BOOL": torch.bool,
@@ -125,12 +126,15 @@ class TorchRuntime:
             tensors.append(values.to(self._device))
         return tensors
 
-    def graph(self) -> nn.Module:
-        return self._plain
+    def tap_points(self) -> list[TapPoint]:
+        return modules.tap_points(self._plain)
 
-    def instrument(self, install: Callable[[Any], None]) -> None:
+    def activation_shapes(self, names: Sequence[str], batch: Mapping[str, Tensor]) -> Shapes:
+        return modules.activation_shapes(self._plain, names, lambda: self.plain(batch))
+
+    def instrument(self, observers: Mapping[str, Observer]) -> None:
         variant = share(self._plain)
-        install(variant)
+        modules.install(variant, observers)
         self._instrumented = variant
 
     def plain(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

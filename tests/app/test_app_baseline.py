@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sidecar.app import Model, record_baseline
+from sidecar.app import Model
+from sidecar.baseline import record_baseline
 from sidecar.errors import BaselineError, ConfigError
 
 
@@ -19,7 +20,7 @@ def record(configure, tmp_path):
         path = tmp_path / "requests.npz"
         np.savez(path, **arrays)
         everything = configure(model, capture=capture or {})
-        return record_baseline(everything.models[0], everything, path)
+        return record_baseline(everything.models[0], everything, path, lambda: 5.0)
 
     return record
 
@@ -32,6 +33,10 @@ def test_every_request_of_the_file_is_in_the_reference_in_order(record, configur
     assert (reference.model, reference.version) == ("digits", "1")
     assert [sketch.counts.requests for sketch in reference.sketches] == [70] * 6
     assert not np.isnan(reference.rows).any()
+
+
+def test_a_reference_knows_when_it_was_recorded(record):
+    assert record(pixels=pixels()).created_at == 5.0
 
 
 def test_fewer_slots_than_rows_of_a_batch_lose_no_request(record):
@@ -126,4 +131,4 @@ def test_what_is_no_npz_file_is_named(configure, tmp_path, kind):
         path.write_text("" if kind == "empty" else "pixels: 1")
     everything = configure()
     with pytest.raises(ConfigError, match=r"requests\.npz is not an npz file of arrays: "):
-        record_baseline(everything.models[0], everything, path)
+        record_baseline(everything.models[0], everything, path, lambda: 5.0)

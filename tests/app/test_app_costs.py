@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar import costs
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, ModelError
 
 
 def modules(configure, **model):
@@ -45,5 +45,22 @@ def test_a_model_without_batch_dimension_has_costs_too(configure):
 
 
 def test_taps_that_match_nothing_are_refused(configure):
-    with pytest.raises(ConfigError, match="match no module"):
+    with pytest.raises(ConfigError, match="match nothing"):
         modules(configure, taps=["nope"])
+
+
+def test_inputs_that_do_not_fit_are_told_by_shape(configure):
+    wrong = [{"name": "pixels", "datatype": "FP32", "shape": [-1, 63]}]
+    with pytest.raises(ModelError, match=r"model digits does not run on pixels \[1, 63\]: "):
+        modules(configure, inputs=wrong)
+
+
+def test_a_model_without_default_taps_is_listed_all_the_same(configure):
+    three = {"datatype": "FP32", "shape": [-1, 3]}
+    rows = modules(
+        configure,
+        source="tests.app.factories:Noisy",
+        inputs=[{"name": "pixels", **three}],
+        outputs=[{"name": "logits", **three}],
+    )
+    assert [(row.module, row.chosen) for row in rows.values()] == [("layer", False)]

@@ -59,10 +59,17 @@ async def test_slots_that_cannot_be_given_lose_no_request(serve, configure):
 
 async def test_a_tap_that_raises_loses_no_request(serve, configure, monkeypatch):
     async with serve(configure()) as client:
-        monkeypatch.setattr("sidecar.capture.instrument.first_tensor", boom)
+        monkeypatch.setattr("sidecar.capture.observe._fold", boom)
         await client.send(REQUESTS)
         counts = await client.metrics()
     assert counts("sidecar_telemetry_failures_total", part="tap") > 0
+
+
+async def test_an_output_that_cannot_be_looked_into_loses_no_request(serve, configure):
+    async with serve(configure()) as client:
+        client.model.runtime._instrumented.blocks[2].register_forward_hook(boom)
+        await client.send(REQUESTS)
+        assert (await client.metrics())("sidecar_requests_total", code="OK") == REQUESTS
 
 
 async def test_an_instrumented_variant_that_raises_loses_no_request(serve, configure):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -95,21 +92,8 @@ def test_a_missing_certificate_or_key_is_a_config_error(tmp_path, missing):
         security.credentials(ServerSettings(**files))
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl program to make a certificate")
-    folder = tmp_path_factory.mktemp("tls")
-    arguments = (
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost "
-        f"-addext subjectAltName=IP:127.0.0.1 -keyout {folder}/key.pem -out {folder}/certificate.pem"
-    )
-    subprocess.run(["openssl", *arguments.split()], check=True, capture_output=True)
-    return folder
-
-
 async def test_a_call_over_tls_comes_back(serve, certificate):
-    pem = certificate / "certificate.pem"
+    pem = certificate / "cert.pem"
     trusted = grpc.ssl_channel_credentials(pem.read_bytes())
     async with (
         serve(tls_certificate=pem, tls_key=certificate / "key.pem") as address,

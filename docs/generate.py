@@ -1,0 +1,169 @@
+"""Write the pages that repeat what the code says: `python docs/generate.py`.
+
+docs/metrics.md comes from the metric catalogue, docs/configuration.md from the settings. With `--check` nothing is
+written; the exit status is 1 where a file on disk differs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sidecar.export.catalogue import CATALOGUE, MODEL, TAP, Metric
+from sidecar.settings import (
+    BatchingSettings,
+    CaptureSettings,
+    DriftSettings,
+    ExportSettings,
+    LogSettings,
+    ModelSettings,
+    Section,
+    ServerSettings,
+    TensorSettings,
+    TimelineSettings,
+)
+
+FOLDER = Path(__file__).parent
+
+METRICS = """\
+# Metrics
+
+Written by `docs/generate.py` from `sidecar/export/catalogue.py`; change it there.
+
+`/metrics` on the HTTP port (8002) has all of them, in Prometheus' text format or OpenMetrics. Counters
+start at 0 with every label set that is known in advance, so that the first event is already an increase.
+A gauge that cannot be known yet, such as a distance before the reference is ready, is NaN.
+
+| label | meaning |
+|---|---|
+| `model`, `version` | as configured; `-` stands for requests to a model that is not served |
+| `layer` | depth of the tap in the model, an integer from 0 |
+| `site` | where in the layer: `resid`, `attn_out`, `mlp_out`, `logits`, `stage`, or the module's name |
+| `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
+| `kind` | `nan`, `+inf` or `-inf` |
+| `rank` | 1 for the channel that moved most |
+| `reason`, `part` | see the metric |
+
+`layer` and `site` together name a tap. [The alerts](alerts.md) are made from these metrics.
+"""
+
+METRICS_HEAD = "| name | kind | unit | labels | meaning |\n|---|---|---|---|---|\n"
+
+
+def metric_rows(metrics: Sequence[Metric]) -> str:
+    return "".join(
+        f"| `{metric.name}` | {metric.kind} | {metric.unit} | "
+        f"{', '.join(f'`{label}`' for label in metric.labels)} | {metric.help.replace('|', chr(92) + '|')} |\n"
+        for metric in metrics
+    )
+
+
+def metrics_page(catalogue: Sequence[Metric]) -> str:
+    """The page: one table for each thing that a metric can be about."""
+    taps = [metric for metric in catalogue if metric.labels[: len(TAP)] == TAP]
+    models = [metric for metric in catalogue if metric not in taps and metric.labels[: len(MODEL)] == MODEL]
+    others = [metric for metric in catalogue if metric not in taps and metric not in models]
+    sections = (("Of each model", models), ("Of each tap", taps), ("Of the process", others))
+    return METRICS + "".join(
+        f"\n## {title}\n\n{METRICS_HEAD}{metric_rows(found)}" for title, found in sections
+    )
+
+
+CONFIGURATION = """\
+# Configuration
+
+Written by `docs/generate.py` from `sidecar/settings.py`; change it there.
+
+One TOML file configures everything: `sidecar serve --config sidecar.toml`. Each key may also come from the
+environment, which wins: `SIDECAR_CAPTURE__SAMPLE_RATE=0.5` sets `sample_rate` in `[capture]`, and
+`SIDECAR_MODELS__0__WEIGHTS=new.safetensors` sets a key of the first model. Relative paths in the file are relative
+to its folder. A key that does not exist, or a value that is not allowed, ends the start with a message that names it
+and what is allowed; `sidecar check --config sidecar.toml` tells without serving.
+
+Whatever a client can reach beyond this machine must be guarded: a host other than loopback is refused unless
+`tls_certificate`, `tls_key` and `token_file` are set, or `insecure = true` says that something else guards the port.
+"""
+
+CONFIGURATION_HEAD = "| key | default | allowed | meaning |\n|---|---|---|---|\n"
+
+SECTIONS: tuple[tuple[str, type[Section]], ...] = (
+    ("[server]", ServerSettings),
+    ("[[models]]", ModelSettings),
+    ("[[models.inputs]], [[models.outputs]]", TensorSettings),
+    ("[models.batching]", BatchingSettings),
+    ("[capture]", CaptureSettings),
+    ("[timeline]", TimelineSettings),
+    ("[drift]", DriftSettings),
+    ("[export]", ExportSettings),
+    ("[log]", LogSettings),
+)
+
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+
+
+def meanings(section: type[Section]) -> tuple[str, dict[str, str]]:
+    """A section's docstring: its first paragraph, and what stands behind each `key:`."""
+    summary, _, rest = (inspect.getdoc(section) or "").partition("\n\n")
+    entries = re.split(r"^(\w+): ", re.sub(r"\n +", " ", rest), flags=re.MULTILINE)[1:]
+    return summary, {key: text.strip() for key, text in zip(entries[::2], entries[1::2], strict=True)}
+
+
+def allowed(schema: dict[str, Any]) -> str:
+    """What a JSON schema admits, in a few words."""
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if choices := [choice for choice in schema.get("anyOf", []) if choice.get("type") != "null"]:
+        return allowed(choices[0])
+    if "$ref" in schema:
+        return "table"
+    if schema.get("type") == "array":
+        return f"list of: {allowed(schema['items'])}"
+    kind = schema.get("format", schema["type"])
+    bounds = " ".join(f"{sign} {schema[name]:,}" for name, sign in BOUNDS.items() if name in schema)
+    pattern = f"`{schema['pattern']}`".replace("|", "\\|") if "pattern" in schema else ""
+    return " ".join(part for part in (kind, bounds, pattern) if part)
+
+
+def configuration_page() -> str:
+    """The page: one table for each section. Raises LookupError for a key whose meaning is not written down."""
+    page = CONFIGURATION
+    for title, section in SECTIONS:
+        summary, texts = meanings(section)
+        described = section.model_json_schema()
+        page += f"\n## `{title}`\n\n{summary}\n\n{CONFIGURATION_HEAD}"
+        for key, schema in described["properties"].items():
+            default = "required" if key in described.get("required", ()) else _default(schema)
+            page += (
+                f"| `{key}` | {default} | {allowed(schema)} | {texts[key].replace('|', chr(92) + '|')} |\n"
+            )
+    return page
+
+
+def _default(schema: dict[str, Any]) -> str:
+    value = schema.get("default")
+    return "" if value is None or isinstance(value, dict) else f"`{json.dumps(value)}`"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        print(__doc__)
+        return 2
+    pages = {"metrics.md": metrics_page(CATALOGUE), "configuration.md": configuration_page()}
+    stale = 0
+    for name, text in pages.items():
+        target = FOLDER / name
+        if not arguments:
+            target.write_text(text, encoding="utf-8")
+        elif not target.is_file() or target.read_text(encoding="utf-8") != text:
+            print(f"{target} is not what docs/generate.py writes")
+            stale = 1
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
