@@ -3,8 +3,8 @@
 A tap has two banks. The op writes the bank that `bank` names while the drain reads and clears the other,
 so neither waits. Per bank:
 
-- histogram int32[HISTOGRAM_TABLES, BINS]: tables whose sum is the histogram; neighbouring values go to
-  different tables, so that a run of equal values does not serialise on one counter
+- histogram int32[tables, BINS]: tables whose sum is the histogram. HISTOGRAM_TABLES on a CPU, where neighbouring
+  values go to different ones, so that a run of equal values does not serialise on one counter; one on a GPU
 - integers int64[2 * C + slots * SLOT_COUNTS + CALL_CELLS]: fires[C], outliers[C], the counts of each slot, and
   the calls of the op, by which a kernel that samples takes turns; it alone writes and reads them
 - floats float64[PIVOT_CELLS + 3 * C + slots * SLOT_SUMS]: the pivot (a float32 value), then sum[C], squares[C] and

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
+from sidecar.capture.banks import banks_on
 from sidecar.capture.guard import Guard
 from sidecar.capture.sampling import Sampler
 from sidecar.capture.state import TapState
@@ -28,7 +29,8 @@ _LARGEST_PIVOT = 1e8
 class Recorder:
     """The state of all taps of one instrumented model.
 
-    max_rows: rows of the largest batch. sampled, dropped: requests so far; exported as metrics.
+    max_rows: rows of the largest batch. slots: sampled requests between two drains.
+    sampled, dropped: requests so far; exported as metrics.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
     """
 
@@ -42,11 +44,11 @@ class Recorder:
         self.rows = 0
         self.dropped: Counter[str] = Counter(dict.fromkeys(self.DROP_REASONS, 0))
         self.nanoseconds = 0
-        self.bank = torch.zeros(1, dtype=torch.int32, device=device)
-        self.row_slot = torch.full((max(max_rows, 1),), -1, dtype=torch.int32, device=device)
+        self.banks = banks_on(device, max(max_rows, 1))
+        self.bank, self.row_slot = self.banks.bank, self.banks.row_slot
         self.states: dict[Tap, TapState] = {}
         self._clock = clock
-        self._slots = slots
+        self.slots = slots
         self._staged = torch.full((max(max_rows, 1),), -1, dtype=torch.int32)
         self._writing = 0
         self._used = [0, 0]
@@ -77,11 +79,11 @@ class Recorder:
         return self._observing
 
     def _give_slots(self, requests: Sequence[InferRequest], wanted: Sequence[bool], *, counted: bool) -> bool:
-        """False when all slots are taken. Called with `_running` held."""
+        """False when all slots are taken, or the device cannot take them. Called with `_running` held."""
         staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
         sampled = 0
         for request, sample in zip(requests, wanted, strict=True):
-            taken = sample and used < self._slots
+            taken = sample and used < self.slots
             staged[row : row + request.rows] = used if taken else -1
             self.dropped["slots"] += sample and not taken
             used += taken
@@ -90,7 +92,9 @@ class Recorder:
         if not sampled:
             return False
         staged[row:] = -1
-        self.row_slot.copy_(self._staged, non_blocking=True)
+        if not self.banks.send(self._staged):
+            self.dropped["stuck"] += sampled
+            return False
         self._used[self._writing] = used
         self.rows = row
         self.sampled += sampled if counted else 0
@@ -98,10 +102,13 @@ class Recorder:
 
     def close(self) -> None:
         """The batch that `open` announced has run."""
-        if self._retire_wanted:
-            self._flip()
-        self._observing = False
-        self._running.release()
+        try:
+            self.banks.written()
+            if self._retire_wanted:
+                self._flip()
+        finally:
+            self._observing = False
+            self._running.release()
 
     def drain(self, patience: float) -> Reading | None:
         """Take what was seen since the last drain; None when nothing was, or a batch ran all the while.
@@ -129,15 +136,16 @@ class Recorder:
             return
         self._retire_wanted = False
         self._writing = 1 - self._writing
-        self.bank.fill_(self._writing)
+        self.banks.switch(self._writing)
         self._retired.set()
 
     def _read(self, bank: int) -> Reading:
         used = self._used[bank]
         sketches, rows = {}, {}
-        for tap, state in self.states.items():
-            sketches[tap], rows[tap] = state.read(bank, used)
-            state.clear(bank, used, _pivot(sketches[tap].moments))
+        contents = self.banks.fetch(self.states, bank)
+        for (tap, state), held in zip(self.states.items(), contents, strict=True):
+            sketches[tap], rows[tap] = state.decode(held, used)
+        self.banks.clear(self.states, bank, used, [_pivot(sketch.moments) for sketch in sketches.values()])
         self._used[bank] = 0
         return Reading(at=self._clock(), sketches=sketches, rows=rows, requests=used)
 
