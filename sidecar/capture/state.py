@@ -54,11 +54,11 @@ class TapState(nn.Module):
         integers[: slot_cells + used * layout.SLOT_COUNTS].zero_()
         slot_cells = layout.PIVOT_CELLS + 3 * self.channels
         floats[:slot_cells].zero_()
-        floats[0] = float(np.float32(pivot))
+        floats[0].fill_(float(np.float32(pivot)))
         sums = floats[slot_cells:].view(self.slots, layout.SLOT_SUMS)[:used]
         sums.zero_()
-        sums[:, layout.MINIMUM] = torch.inf
-        sums[:, layout.MAXIMUM] = -torch.inf
+        sums[:, layout.MINIMUM].fill_(torch.inf)
+        sums[:, layout.MAXIMUM].fill_(-torch.inf)
 
     def contents(self, bank: int) -> Contents:
         """A bank that lies on the host, as it is."""
