@@ -34,7 +34,7 @@ def assert_all_but_the_histogram_equal(found, expected, values, pivot):
 
 
 @given(cases(), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_kernels_find_what_the_definition_says_of_each_request_and_of_the_tap(case, data):
     values, pivot = case.values, case.pivot
     rows = len(values)
@@ -50,6 +50,20 @@ def test_the_kernels_find_what_the_definition_says_of_each_request_and_of_the_ta
     assert_all_but_the_histogram_equal(found, expected, observed, pivot)
     for slot in range(4):
         assert_row_of(request_rows, slot, values[slot_of == slot], pivot)
+
+
+EDGES = [0.0, -0.0, 6.0, -6.0, 5.9, NEAR_ZERO, -NEAR_ZERO, 1.1 * NEAR_ZERO, 2.0**-126, 2.0**-14, 1e-40, -5e-5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1, 2, 60), (5, 3, 70), (2, 131, 20)])
+def test_finite_values_on_every_edge_are_counted_in_the_common_walk(shape, dtype):
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.choice(EDGES, shape)).to(dtype)
+    values = plain(x)
+    seen = Fold(kernel, shape[-1], 0.5, capacity=5)(x, list(range(shape[0])))
+    expected = TapSketch.from_array(values, NEAR_ZERO, shape[0])
+    assert_all_but_the_histogram_equal(seen.read(5)[0], expected, values, 0.5)
 
 
 SHAPES = [(1, 1, 40), (1, 3, 1030), (5, 2, 70), (1, 130, 40)]

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from sidecar.capture.cuda.cells import add_keys, widen
 from sidecar.capture.cuda.fold import fold
 from sidecar.capture.cuda.launch import ALONE, ALONG_CHANNELS, ALONG_POSITIONS, MERGE_TILE, Tile
 from sidecar.capture.cuda.merge import merge
+from sidecar.capture.layout import HISTOGRAM_SHARE
 
 PROGRAMS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ARCHITECTURES = (80, 90, 100)
@@ -110,16 +113,28 @@ FOLDS = {
 }
 
 
-def target(architecture: int, dtype: str):
-    usual = dtype == "bf16" or architecture == 90
-    return pytest.param(architecture, dtype, marks=() if usual else pytest.mark.slow)
+SLOW = pytest.mark.slow
+TARGETS = [(architecture, dtype) for architecture in ARCHITECTURES for dtype in TINY]
+USUAL = (90, "bf16")
 
 
-TARGETS = [target(architecture, dtype) for architecture in ARCHITECTURES for dtype in TINY]
+def fold_cases():
+    """Each takes a second to compile, so only a few are for every day."""
+    for shape, (tile, *_) in FOLDS.items():
+        for target in TARGETS:
+            daily = tile is not ALONG_POSITIONS and target == USUAL
+            daily |= shape == "chunks of rows" and target[1] == "bf16"
+            yield pytest.param(shape, *target, marks=() if daily else SLOW)
 
 
-@pytest.mark.parametrize(("architecture", "dtype"), TARGETS)
-@pytest.mark.parametrize("shape", FOLDS)
+def merge_cases():
+    for tile in (ALONG_CHANNELS, ALONG_POSITIONS):
+        for target in TARGETS:
+            daily = tile is ALONG_CHANNELS and target == USUAL
+            yield pytest.param(tile, *target, marks=() if daily else SLOW)
+
+
+@pytest.mark.parametrize(("shape", "architecture", "dtype"), list(fold_cases()))
 def test_fold_spills_nothing_and_takes_few_instructions_for_a_value(architecture, dtype, shape, tmp_path):
     tile, across, alone = FOLDS[shape]
     machine = build(fold, dtype, architecture, tile, tmp_path, ACROSS=across, ALONE=alone, TINY=TINY[dtype])
@@ -134,13 +149,39 @@ def test_fold_spills_nothing_and_takes_few_instructions_for_a_value(architecture
     assert instructions <= MOST_INSTRUCTIONS[architecture] + APART * (tile is ALONG_POSITIONS)
 
 
-@pytest.mark.parametrize(("architecture", "dtype"), TARGETS)
-@pytest.mark.parametrize("tile", [ALONG_CHANNELS, ALONG_POSITIONS])
+@pytest.mark.parametrize(("tile", "architecture", "dtype"), list(merge_cases()))
 def test_merge_spills_nothing(architecture, dtype, tile, tmp_path):
     machine = build(merge, dtype, architecture, tile, tmp_path, **MERGE_TILE)
     print(f"merge, {dtype}, sm_{architecture}: {machine.registers} registers, {machine.stack} bytes of stack")
     assert machine.stack == 0
     assert machine.registers <= MOST_REGISTERS
+
+
+@triton.jit
+def count_tiles(x, histogram, tiles, SIZE: tl.constexpr):  # noqa: N803 - as triton writes it
+    at = tl.arange(0, SIZE)
+    for tile in range(0, tiles):
+        add_keys(widen(tl.load(x + tile * SIZE + at)), at < SIZE, histogram, SIZE)
+
+
+@pytest.mark.parametrize("architecture", [pytest.param(80, marks=SLOW), 90, pytest.param(100, marks=SLOW)])
+def test_the_histogram_takes_a_bounded_number_of_instructions_for_a_value_of_its_share(
+    architecture, tmp_path
+):
+    source = ASTSource(
+        fn=count_tiles,
+        signature={"x": "*bf16", "histogram": "*i32", "tiles": "i32", "SIZE": "constexpr"},
+        constexprs={(3,): ALONG_CHANNELS.lines * ALONG_CHANNELS.width},
+        attrs={(0,): [["tt.divisibility", 16]]},
+    )
+    target = GPUTarget("cuda", architecture, 32)
+    cubin = triton.compile(source, target=target, options={"num_warps": ALONG_CHANNELS.warps}).asm["cubin"]
+    instructions = disassemble(cubin, tmp_path).loops[0] / VALUES_A_THREAD
+    print(
+        f"histogram, bf16, sm_{architecture}: {instructions:.0f} instructions a value that it is shown, "
+        f"{instructions / HISTOGRAM_SHARE:.1f} a value"
+    )
+    assert instructions <= 150
 
 
 @pytest.mark.parametrize("alone", [True, False])
