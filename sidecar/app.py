@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from sidecar import capture, runtime
-from sidecar.capture import Drainer, Guard, Recorder, Sampler
+from sidecar.capture import Drainer, Governor, Guard, Recorder, Spending
 from sidecar.console.http import application
 from sidecar.drift import DriftMonitor, Reference
 from sidecar.errors import ConfigError, InferenceError, ModelError
@@ -38,13 +38,17 @@ STOP_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Observation:
-    """Everything that watches one model: present only when its self-check passed."""
+    """Everything that watches one model: present only when its self-check passed.
+
+    silent: taps that saw nothing of the requests that were sampled last.
+    """
 
     taps: tuple[Tap, ...]
     recorder: Recorder
     timeline: Timeline
     monitor: DriftMonitor
     drainer: Drainer = field(init=False)
+    silent: tuple[Tap, ...] = ()
 
 
 class Model:
@@ -59,6 +63,7 @@ class Model:
         self.batched = settings.batching.max_rows > 0
         self.detail = "capture.enabled is false"
         self.observation: Observation | None = None
+        self.governor = Governor(everything.capture, self._spending, clock)
         usual = warm_up(self.runtime, settings)
         if everything.capture.enabled:
             self._observe(everything, clock)
@@ -83,7 +88,7 @@ class Model:
     def _observe(self, everything: Settings, clock: Clock) -> None:
         """Instrument and check. A model that cannot be observed is served plain; a wrong setting is refused."""
         try:
-            self.observation = observe(self.runtime, self.settings, everything, clock)
+            self.observation = observe(self.runtime, self.settings, everything, self.governor.sample, clock)
             self.detail = ""
         except (ModelError, InferenceError) as error:
             self.detail = str(error)
@@ -92,20 +97,31 @@ class Model:
     def status(self) -> TelemetryStatus:
         if self.observation is None:
             return TelemetryStatus(False, self.detail, inference_seconds=self.executor.seconds)
-        recorder, drainer = self.observation.recorder, self.observation.drainer
-        inside = recorder.nanoseconds / 1e9
+        recorder, silent = self.observation.recorder, self.observation.silent
+        spending = self._spending()
         # A tap reports before the run around it does, and a counter must not fall.
-        self._inference_seconds = max(self._inference_seconds, self.executor.seconds - inside)
+        self._inference_seconds = max(self._inference_seconds, spending.inference)
         return TelemetryStatus(
             True,
-            self.detail,
+            f"taps {[tap.module for tap in silent]} saw nothing of the last sampled requests"
+            if silent
+            else "",
+            sample_rate=self.governor.rate,
             sampled=recorder.sampled,
+            refused=self.governor.refused,
             dropped=dict(recorder.dropped),
             failures=dict(recorder.guard.failures),
-            telemetry_seconds=inside + drainer.seconds,
+            silent=silent,
+            telemetry_seconds=spending.taps + spending.drain,
             inference_seconds=self._inference_seconds,
-            last_drain=drainer.last,
+            last_drain=self.observation.drainer.last,
         )
+
+    def _spending(self) -> Spending:
+        if self.observation is None:
+            return Spending(self.executor.seconds, 0.0, 0.0)
+        taps = self.observation.recorder.nanoseconds / 1e9
+        return Spending(self.executor.seconds - taps, taps, self.observation.drainer.seconds)
 
     def watched(self) -> Watched:
         observation = self.observation
@@ -119,7 +135,9 @@ class Model:
         )
 
 
-def observe(model: Runtime, settings: ModelSettings, everything: Settings, clock: Clock) -> Observation:
+def observe(
+    model: Runtime, settings: ModelSettings, everything: Settings, choose: capture.Choose, clock: Clock
+) -> Observation:
     """Build the instrumented variant and check it: every tap fires, and the outputs are those of the plain one.
 
     Raises ConfigError for taps that match nothing, BaselineError for a baseline of something else, ModelError
@@ -135,7 +153,7 @@ def observe(model: Runtime, settings: ModelSettings, everything: Settings, clock
     taps = tuple(placement.tap for placement in plan)
     slots = everything.capture.slots_on(settings.device)
     recorder = Recorder(
-        Sampler(everything.capture),
+        choose,
         Guard(),
         slots=slots,
         max_rows=settings.batching.max_rows,
@@ -160,6 +178,7 @@ def observe(model: Runtime, settings: ModelSettings, everything: Settings, clock
     observation = Observation(taps, recorder, timeline, monitor)
 
     def sink(reading: Reading) -> None:
+        observation.silent = reading.silent
         timeline.add(reading)
         monitor.observe(reading)
 
@@ -187,12 +206,8 @@ def _self_check(model: Runtime, recorder: Recorder, settings: ModelSettings) -> 
                 f"output {name} of the instrumented variant differs by {difference:g}, allowed {settings.tolerance:g}"
             )
     reading = recorder.drain(0.0)
-    if silent := [
-        tap.module
-        for tap in recorder.states
-        if reading is None or reading.sketches[tap].counts.positions == 0
-    ]:
-        raise ModelError(f"taps {silent} saw nothing in the self-check")
+    if silent := reading.silent if reading else tuple(recorder.states):
+        raise ModelError(f"taps {[tap.module for tap in silent]} saw nothing in the self-check")
     # Compiling kernels is a cost of starting, not of inference.
     recorder.nanoseconds = 0
 

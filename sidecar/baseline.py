@@ -31,7 +31,7 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path, c
     # The baseline that the settings name may be the one that is about to be written.
     settings = settings.model_copy(update={"baseline": None})
     warm_up(model, settings)
-    plan = observe(model, settings, everything, clock)
+    plan = observe(model, settings, everything, lambda _: None, clock)
     builder = ReferenceBuilder(settings.name, settings.version, plan.taps, len(requests))
     step = max(min(settings.batching.max_rows, plan.recorder.slots), 1)
     chunk = max(len(requests) // BASELINE_READINGS, 1)

@@ -147,9 +147,13 @@ class CaptureSettings(Section):
     """What is observed.
 
     enabled: false serves every model plain.
-    sample_rate: share of requests observed, chosen by a keyed hash of the request id.
+    sample_rate: share of requests that are asked for, chosen by a keyed hash of the request id.
+    budget: share of inference time that telemetry may take; what it does not pay for is not observed, whatever
+        sample_rate asks for. 1 sets no limit.
+    route_floor: requests a second that are observed whatever the budget, as far as sample_rate asks for them:
+        of the model, and of each value of the request parameter `sidecar_route`, up to 64 of them.
     sample_key: key of that hash; without one, a client can find out which ids are observed.
-    client_choice: a request parameter `sidecar_sample` (bool) overrides that choice.
+    client_choice: a request parameter `sidecar_sample` (bool) overrides the hash.
     near_zero: |x| at or below it counts as near zero and as not firing; a power of two keeps it exact.
     slots: sampled requests held between two drains; more are counted as dropped. By default 2048 on a CPU and
         512 on a GPU, where 64 taps of 4,096 channels then take 30 MiB.
@@ -160,6 +164,8 @@ class CaptureSettings(Section):
 
     enabled: bool = True
     sample_rate: Share = 0.1
+    budget: Share = 0.02
+    route_floor: Annotated[float, Field(ge=0, le=100)] = 0.1
     sample_key: str = ""
     client_choice: bool = True
     near_zero: Annotated[float, Field(gt=0, le=1)] = 2.0**-10

@@ -183,17 +183,22 @@ class Recorder(Protocol):
 class TelemetryStatus:
     """How the observation of one model fares: what exporters and readiness show of it.
 
-    instrumented: the instrumented variant passed its self-check. detail: why not, or "".
-    sampled: requests observed. dropped, failures: counts by reason and by part.
+    instrumented: the instrumented variant passed its self-check. detail: why not, or what it misses, or "".
+    sample_rate: share of requests that is chosen now. sampled: requests observed. refused: requests chosen
+        and not observed, because the budget was spent. dropped, failures: counts by reason and by part.
+    silent: taps that saw nothing of the requests that were sampled last.
     telemetry_seconds, inference_seconds: time so far; inference excludes telemetry.
     last_drain: seconds since the epoch, 0 before the first.
     """
 
     instrumented: bool
     detail: str = ""
+    sample_rate: float = 0.0
     sampled: int = 0
+    refused: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     failures: Mapping[str, int] = field(default_factory=dict)
+    silent: tuple[Tap, ...] = ()
     telemetry_seconds: float = 0.0
     inference_seconds: float = 0.0
     last_drain: float = 0.0

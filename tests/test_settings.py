@@ -41,6 +41,8 @@ def test_a_model_is_enough():
     [
         ({"capture": {"sample_rate": 1.4}}, "capture.sample_rate is 1.4, must be at most 1"),
         ({"capture": {"sample_rate": -0.1}}, "capture.sample_rate is -0.1, must be at least 0"),
+        ({"capture": {"budget": 2.0}}, "capture.budget is 2.0, must be at most 1"),
+        ({"capture": {"route_floor": -1}}, "capture.route_floor is -1, must be at least 0"),
         ({"capture": {"sample_rate": float("nan")}}, "capture.sample_rate is nan, must be at most 1"),
         ({"capture": {"near_zero": 0}}, "capture.near_zero is 0, must be more than 0"),
         ({"capture": {"near_zero": 2}}, "capture.near_zero is 2, must be at most 1"),
@@ -101,7 +103,7 @@ def test_a_refusal_names_key_value_and_what_is_allowed(sections, message):
         ({"captur": {}}, "captur is not a setting; there are server, models, capture, timeline, drift"),
         (
             {"capture": {"rate": 1}},
-            "capture.rate is not a setting; there are enabled, sample_rate, sample_key",
+            "capture.rate is not a setting; there are enabled, sample_rate, budget, route_floor, sample_key",
         ),
         (
             model(batch=8),

@@ -1,10 +1,22 @@
 """Capture: taps in the model's own graph, reduced where they stand, drained once a second."""
 
 from sidecar.capture.drain import Drainer
+from sidecar.capture.governor import Governor, Spending
 from sidecar.capture.guard import Guard
 from sidecar.capture.instrument import observers
 from sidecar.capture.recorder import Recorder
-from sidecar.capture.sampling import CHOICE, Sampler
+from sidecar.capture.sampling import CHOICE, Choose
 from sidecar.capture.taps import choose, plan
 
-__all__ = ["CHOICE", "Drainer", "Guard", "Recorder", "Sampler", "choose", "observers", "plan"]
+__all__ = [
+    "CHOICE",
+    "Choose",
+    "Drainer",
+    "Governor",
+    "Guard",
+    "Recorder",
+    "Spending",
+    "choose",
+    "observers",
+    "plan",
+]

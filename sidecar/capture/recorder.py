@@ -9,18 +9,22 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import torch
 
 from sidecar.capture.banks import banks_on
 from sidecar.capture.guard import Guard
-from sidecar.capture.sampling import Sampler
+from sidecar.capture.sampling import Choose, Sample
 from sidecar.capture.state import TapState
 from sidecar.sketch import Moments, Reading
 from sidecar.types import Clock, InferRequest, Tap
 
 # The drain holds the lock for a few instructions; this is for the case that its thread is switched out there.
 _FLIP_SECONDS = 0.01
+
+_EVERY = Sample(weight=1.0, common=True)
 
 # Fourth powers about a pivot that lies further out would leave float32.
 _LARGEST_PIVOT = 1e8
@@ -29,6 +33,7 @@ _LARGEST_PIVOT = 1e8
 class Recorder:
     """The state of all taps of one instrumented model.
 
+    choose: a request's sample, or None to leave it alone; called on the thread that runs the model.
     max_rows: rows of the largest batch. slots: sampled requests between two drains.
     sampled, dropped: requests so far; exported as metrics.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
@@ -37,8 +42,9 @@ class Recorder:
     DROP_REASONS = ("slots", "stuck")
 
     def __init__(
-        self, sampler: Sampler, guard: Guard, *, slots: int, max_rows: int, device: torch.device, clock: Clock
-    ) -> None:
+        self, choose: Choose, guard: Guard, *,
+        slots: int, max_rows: int, device: torch.device, clock: Clock,
+    ) -> None:  # fmt: skip
         self.guard = guard
         self.sampled = 0
         self.rows = 0
@@ -52,12 +58,14 @@ class Recorder:
         self._staged = torch.full((max(max_rows, 1),), -1, dtype=torch.int32)
         self._writing = 0
         self._used = [0, 0]
+        self._weights = np.ones((2, slots))
+        self._common = np.ones((2, slots), dtype=np.bool_)
         self._running = threading.Lock()
         self._observing = False
         self._retired = threading.Event()
         self._retire_wanted = False
         self.open = guard.shield("sampling", self._open, False)
-        self.wants = guard.shield("sampling", sampler.wants, False)
+        self.choose = guard.shield("sampling", choose, None)
 
     def _open(self, requests: Sequence[InferRequest], *, always: bool = False) -> bool:
         """Give sampled requests a slot. True if the instrumented variant shall run, and then `close` must follow.
@@ -65,27 +73,32 @@ class Recorder:
         False: no request is sampled, all slots are taken, or an observed batch is stuck.
         always: observe all, uncounted, as the self-check does.
         """
-        wanted = [always or self.wants(request) for request in requests]
-        if not any(wanted):
+        chosen = [_EVERY if always else self.choose(request) for request in requests]
+        if not any(chosen):
             return False
         if self._observing or not self._running.acquire(timeout=_FLIP_SECONDS):
-            self.dropped["stuck"] += sum(wanted)
+            self.dropped["stuck"] += len(chosen) - chosen.count(None)
             return False
         try:
-            self._observing = self._give_slots(requests, wanted, counted=not always)
+            self._observing = self._give_slots(requests, chosen, counted=not always)
         finally:
             if not self._observing:
                 self._running.release()
         return self._observing
 
-    def _give_slots(self, requests: Sequence[InferRequest], wanted: Sequence[bool], *, counted: bool) -> bool:
+    def _give_slots(
+        self, requests: Sequence[InferRequest], chosen: Sequence[Sample | None], *, counted: bool
+    ) -> bool:
         """False when all slots are taken, or the device cannot take them. Called with `_running` held."""
         staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
         sampled = 0
-        for request, sample in zip(requests, wanted, strict=True):
-            taken = sample and used < self.slots
+        weights, common = self._weights[self._writing], self._common[self._writing]
+        for request, sample in zip(requests, chosen, strict=True):
+            taken = sample is not None and used < self.slots
             staged[row : row + request.rows] = used if taken else -1
-            self.dropped["slots"] += sample and not taken
+            if sample and taken:
+                weights[used], common[used] = sample
+            self.dropped["slots"] += sample is not None and not taken
             used += taken
             sampled += taken
             row += request.rows
@@ -141,10 +154,12 @@ class Recorder:
 
     def _read(self, bank: int) -> Reading:
         used = self._used[bank]
+        weights, common = self._weights[bank, :used].copy(), self._common[bank, :used].copy()
         sketches, rows = {}, {}
         contents = self.banks.fetch(self.states, bank)
         for (tap, state), held in zip(self.states.items(), contents, strict=True):
-            sketches[tap], rows[tap] = state.decode(held, used)
+            sketches[tap], seen = state.decode(held, used)
+            rows[tap] = replace(seen, weights=weights, common=common)
         self.banks.clear(self.states, bank, used, [_pivot(sketch.moments) for sketch in sketches.values()])
         self._used[bank] = 0
         return Reading(at=self._clock(), sketches=sketches, rows=rows, requests=used)

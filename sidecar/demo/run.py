@@ -45,7 +45,9 @@ datatype = "FP32"
 shape = [-1, 10]
 
 [capture]
+# Every request, whatever it costs: for a look, not for production.
 sample_rate = 1.0
+budget = 1.0
 
 [server]
 grpc_port = {grpc_port}

@@ -111,24 +111,42 @@ def divergences(
     )
 
 
-def largest_shift(reference: Array, window: Array) -> tuple[int, float]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighted:
+    """values: float64[n, columns], one row a request, NaN where it has none. weights: float64[n]."""
+
+    values: Array
+    weights: Array
+
+
+def largest_shift(reference: Weighted, window: Weighted) -> tuple[int, float]:
     """The request statistic whose mean moved most: (column, signed shift); (-1, NaN) where none can be told.
 
-    reference, window: float64[n, columns], NaN where a request has none. In standard deviations of the
-    reference's requests. Of k columns and n requests the largest is about sqrt(2 ln(2k) / n) without drift.
+    In standard deviations of the reference's requests. Of k columns and n requests of equal weight the
+    largest is about sqrt(2 ln(2k) / n) without drift.
     """
-    shifts = [_shift(expected, seen) for expected, seen in zip(reference.T, window.T, strict=True)]
+    shifts = [
+        _shift(*_spread(expected, reference.weights), _spread(seen, window.weights)[0])
+        for expected, seen in zip(reference.values.T, window.values.T, strict=True)
+    ]
     if all(map(math.isnan, shifts)):
         return -1, math.nan
     column = int(np.nanargmax(np.abs(shifts)))
     return column, shifts[column]
 
 
-def _shift(reference: Array, window: Array) -> float:
-    expected, seen = reference[np.isfinite(reference)], window[np.isfinite(window)]
-    if not len(expected) or not len(seen) or (sigma := float(expected.std())) == 0:
-        return math.nan
-    return float((seen.mean() - expected.mean()) / sigma)
+def _spread(values: Array, weights: Array) -> tuple[float, float]:
+    """Weighted mean and standard deviation of the finite values; NaN without any."""
+    known = np.isfinite(values)
+    if not known.any():
+        return math.nan, math.nan
+    values, weights = values[known], weights[known]
+    mean = float(np.average(values, weights=weights))
+    return mean, math.sqrt(np.average((values - mean) ** 2, weights=weights))
+
+
+def _shift(expected: float, sigma: float, seen: float) -> float:
+    return (seen - expected) / sigma if sigma > 0 else math.nan
 
 
 def worst_channels(reference: TapSketch, window: TapSketch, k: int = 3) -> list[tuple[int, float]]:

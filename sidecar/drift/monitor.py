@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.effects import Cells, divergences, largest_shift, signed_counts, worst_channels
+from sidecar.drift.effects import Cells, Weighted, divergences, largest_shift, signed_counts, worst_channels
 from sidecar.drift.evidence import EDetector
 from sidecar.drift.instability import instability
 from sidecar.drift.reference import Reference, ReferenceBuilder
@@ -120,7 +120,8 @@ class DriftMonitor:
         with self._lock:
             self._state = None
             if self._judge:
-                rows = stack_rows(reading.rows, self._taps)
+                # The share of those sampled for their route's sake changes with the rate, as drift would.
+                rows = stack_rows(reading.rows, self._taps)[:, reading.common]
                 self._detector.update(self._judge.scorer.p_values(rows, self._rng))
             else:
                 self._builder.add(reading)
@@ -148,7 +149,7 @@ class DriftMonitor:
                 AMPLE_REQUESTS,
             )
         cells = tuple(Cells.equal_mass(signed_counts(sketch)) for sketch in reference.sketches)
-        scorer = Scorer(reference.rows)
+        scorer = Scorer(reference.rows[:, reference.common])
         self._judge = _Judge(reference, scorer, cells, features(reference.rows))
         self._detector = EDetector(len(SCORES), self._run_length, scorer.calibration_requests)
 
@@ -179,8 +180,9 @@ class DriftMonitor:
             reference = self._judge.reference
             expected = reference.sketches[index]
             psi, js = divergences(self._judge.cells[index], reference.scales[index], expected, window)
-            seen = features(self._timeline.rows(self._window_seconds, tap).values)
-            column, shift = largest_shift(self._judge.features[index], seen)
+            rows = self._timeline.rows(self._window_seconds, tap)
+            seen = Weighted(features(rows.values), rows.weights)
+            column, shift = largest_shift(Weighted(self._judge.features[index], reference.weights), seen)
             worst = worst_channels(expected, window)
         signs = instability(window, expected)
         return LayerDrift(

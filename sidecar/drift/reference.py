@@ -23,7 +23,7 @@ from sidecar.sketch import Reading, TapSketch
 from sidecar.types import Tap
 
 _MAGIC = b"sidecar-baseline"
-_VERSION = 1
+_VERSION = 2
 _PREFIX = _MAGIC + bytes([_VERSION])
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _CHUNKS = 64
@@ -31,8 +31,10 @@ _CHUNKS = 64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """sketches, scales: one a tap, in the order of `taps`. rows: float64[taps, requests, 6].
+    """sketches, scales: one a tap, in the order of `taps`. rows: float64[taps, observed requests, 6].
 
+    weights, common: float64 and bool[observed requests], as in `RequestRows`. Requests are ranked among the common
+    ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
     created_at: seconds since the epoch of the last reading in it.
     """
 
@@ -43,10 +45,12 @@ class Reference:
     sketches: tuple[TapSketch, ...]
     scales: tuple[NoDriftScale, ...]
     rows: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    common: npt.NDArray[np.bool_]
 
     @property
     def requests(self) -> int:
-        return int(self.rows.shape[1])
+        return int(np.count_nonzero(self.common))
 
     def check(self, model: str, taps: Sequence[Tap]) -> None:
         """Raises BaselineError naming what differs. The version may: comparing versions is what it is for."""
@@ -90,6 +94,8 @@ class Reference:
             "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
             "scales": np.array([(scale.psi, scale.jensen_shannon) for scale in self.scales]),
             "rows": self.rows,
+            "weights": self.weights,
+            "common": self.common,
         }
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
@@ -141,6 +147,8 @@ class Reference:
                 ),
                 scales=tuple(NoDriftScale(psi, js) for psi, js in members["scales"].tolist()),
                 rows=members["rows"],
+                weights=members["weights"],
+                common=members["common"],
             )
 
 
@@ -154,6 +162,8 @@ class ReferenceBuilder:
         self._created_at = 0.0
         self._sketches = [TapSketch.empty(tap.channels) for tap in self._taps]
         self._rows: list[npt.NDArray[np.float64]] = []
+        self._weights: list[npt.NDArray[np.float64]] = []
+        self._common: list[npt.NDArray[np.bool_]] = []
         self._chunks = [_Chunks(math.ceil(requests_wanted / _CHUNKS)) for _ in self._taps]
 
     @property
@@ -166,7 +176,9 @@ class ReferenceBuilder:
                 sketch.merge(reading.sketches[tap])
                 chunks.add(reading.sketches[tap])
         self._rows.append(stack_rows(reading.rows, self._taps))
-        self.requests += reading.requests
+        self._weights.append(reading.weights)
+        self._common.append(reading.common)
+        self.requests += int(np.count_nonzero(reading.common))
         self._created_at = reading.at
 
     def build(self) -> Reference:
@@ -183,6 +195,8 @@ class ReferenceBuilder:
                 chunks.scale(sketch) for chunks, sketch in zip(self._chunks, self._sketches, strict=True)
             ),
             rows=np.concatenate(self._rows, axis=1),
+            weights=np.concatenate(self._weights),
+            common=np.concatenate(self._common),
         )
 
 

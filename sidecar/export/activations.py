@@ -64,7 +64,8 @@ class ActivationCollector(Collector):
         left_out = 0
         for source in self._watched:
             labels = (source.model, source.version)
-            _telemetry(page, labels, source.ready(), source.status())
+            status = source.status()
+            _telemetry(page, labels, source.ready(), status)
             if source.timeline is None or source.monitor is None:
                 continue
             drift = source.monitor.state()
@@ -79,6 +80,7 @@ class ActivationCollector(Collector):
                     left_out += SERIES_PER_TAP
                     continue
                 where = (*labels, str(layer.tap.layer), layer.tap.site)
+                page.add(catalogue.SILENT, where, layer.tap in status.silent)
                 self._values(page, where, source.timeline, layer.tap)
                 _drift(page, where, layer)
         page.add(catalogue.SERIES, (), page.series)
@@ -110,7 +112,9 @@ class ActivationCollector(Collector):
 def _telemetry(page: _Page, labels: tuple[str, str], ready: bool, status: TelemetryStatus) -> None:
     page.add(catalogue.MODEL_READY, labels, ready)
     page.add(catalogue.INSTRUMENTED, labels, status.instrumented)
+    page.add(catalogue.SAMPLE_RATE, labels, status.sample_rate)
     page.add(catalogue.SAMPLED, labels, status.sampled)
+    page.add(catalogue.REFUSED, labels, status.refused)
     for reason, count in status.dropped.items():
         page.add(catalogue.DROPPED, (*labels, reason), count)
     for part, count in status.failures.items():

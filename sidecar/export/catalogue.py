@@ -57,6 +57,15 @@ INSTRUMENTED = Metric(
     "sidecar_instrumented", "gauge",
     "1 while the instrumented variant passed its self-check and may run, else 0.", MODEL,
 )  # fmt: skip
+SAMPLE_RATE = Metric(
+    "sidecar_sample_rate_ratio", "gauge",
+    "Share of requests chosen for observation now: capture.sample_rate, or what capture.budget pays for.",
+    MODEL, "ratio",
+)  # fmt: skip
+REFUSED = Metric(
+    "sidecar_refused_samples_total", "counter",
+    "Requests chosen for observation and not observed, because capture.budget was spent.", MODEL,
+)  # fmt: skip
 SAMPLED = Metric(
     "sidecar_sampled_requests_total", "counter", "Requests whose activations were observed.", MODEL
 )
@@ -82,6 +91,13 @@ LAST_DRAIN = Metric(
 SERIES = Metric("sidecar_series", "gauge", "Time series of activations exported now.", ())
 SERIES_DROPPED = Metric(
     "sidecar_series_dropped", "gauge", "Time series left out because export.max_series was reached.", ()
+)
+
+SILENT = Metric(
+    "sidecar_tap_silent",
+    "gauge",
+    "1 while the tap sees nothing of the requests that are sampled, else 0.",
+    TAP,
 )
 
 VALUES = Metric("sidecar_activation_values_total", "counter", "Activation values observed.", TAP)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,24 @@ class RequestRows:
 
     `nonfinite` counts NaN and infinities; the other columns are over the finite values. A request that
     did not reach the tap has NaN in every column.
+    weights: float64[n], how many requests each stands for: 1 / (probability that it was sampled); 1 if not
+    given. A mean over requests is weighted by them (Horvitz and Thompson, JASA 47, 1952).
+    common: bool[n], sampled at the rate that held for all requests of its moment; true if not given. Only
+    these have the mix of the traffic, and may be compared one by one with those of another time.
     """
 
     values: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
+    common: npt.NDArray[np.bool_] = field(default_factory=lambda: np.ones(1, dtype=np.bool_))
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.shape[1] != len(ROW_STATISTICS):
             raise SketchError(f"request rows are [n, {len(ROW_STATISTICS)}], not {self.values.shape}")
+        for name in ("weights", "common"):
+            given = getattr(self, name)
+            if given.shape not in ((1,), (len(self),)):
+                raise SketchError(f"{name} of {len(self)} request rows are [{len(self)}], not {given.shape}")
+            object.__setattr__(self, name, np.broadcast_to(given, len(self)))
 
     @classmethod
     def empty(cls) -> RequestRows:
@@ -35,7 +46,13 @@ class RequestRows:
 
     @classmethod
     def concat(cls, parts: Sequence[RequestRows]) -> RequestRows:
-        return cls(np.concatenate([part.values for part in parts])) if parts else cls.empty()
+        if not parts:
+            return cls.empty()
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+            np.concatenate([part.common for part in parts]),
+        )
 
     def __len__(self) -> int:
         return len(self.values)
@@ -77,3 +94,21 @@ class Reading:
     sketches: Mapping[Tap, TapSketch]
     rows: Mapping[Tap, RequestRows]
     requests: int
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """float64[requests], as in `RequestRows`."""
+        return self._any_rows().weights
+
+    @property
+    def common(self) -> npt.NDArray[np.bool_]:
+        """bool[requests], as in `RequestRows`."""
+        return self._any_rows().common
+
+    def _any_rows(self) -> RequestRows:
+        return next(iter(self.rows.values()), RequestRows.empty())
+
+    @property
+    def silent(self) -> tuple[Tap, ...]:
+        """Taps that saw no position of any of these requests: they fire no more, or were not on the way."""
+        return tuple(tap for tap, sketch in self.sketches.items() if not sketch.counts.positions)

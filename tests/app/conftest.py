@@ -39,9 +39,11 @@ def configure():
         tree = {
             "server": {"grpc_port": 0, "http_port": 0, "grace_seconds": 5},
             "models": [{**DIGITS, **(model or {})}],
-            "capture": {"sample_rate": 1.0, "drain_seconds": 0.01, "patience_ms": 30_000, "slots": 1024},
+            "capture": {
+                "sample_rate": 1.0, "budget": 1.0, "drain_seconds": 0.01, "patience_ms": 30_000, "slots": 1024,
+            },
             "drift": {"reference_requests": 200},
-        }
+        }  # fmt: skip
         for section, keys in sections.items():
             tree[section] = {**tree.get(section, {}), **keys}
         return settings.resolve(tree, {}, base=Path())

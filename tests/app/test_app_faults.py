@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from sidecar.capture import Sampler
+from sidecar.capture import Governor
 
 REQUESTS = 120
 
@@ -37,7 +37,7 @@ async def test_with_nothing_broken_every_request_is_observed(serve, configure):
 
 
 async def test_a_sampler_that_raises_loses_no_request(serve, configure, monkeypatch):
-    monkeypatch.setattr(Sampler, "wants", boom)
+    monkeypatch.setattr(Governor, "sample", boom)
     async with serve(configure()) as client:
         await client.send(REQUESTS)
         counts = await client.metrics()

@@ -19,7 +19,7 @@ class Served:
     def __init__(self, configured):
         (settings,) = configured.models
         self.model = runtime.load(settings)
-        self.observation = observe(self.model, settings, configured, lambda: 0.0)
+        self.observation = observe(self.model, settings, configured, lambda _: None, lambda: 0.0)
         self.taps = self.observation.taps
 
     def __call__(self, x):

@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import kernel, overhead
+from tests.bench import capture, kernel
 
-BENCHMARKS = {"kernel": kernel.run, "overhead": overhead.run}
+BENCHMARKS = {"kernel": kernel.run, "capture": capture.run}
 FOLDER = Path("build/bench")
 
 

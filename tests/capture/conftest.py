@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidecar.capture import Guard, Recorder, Sampler
+from sidecar.capture import Governor, Guard, Recorder, Spending
 from sidecar.capture.observe import OpState, as_rows, bind, observe
 from sidecar.capture.state import TapState
 from sidecar.settings import CaptureSettings
@@ -81,6 +81,16 @@ def as_plain():
     return plain
 
 
+def ungoverned(**settings) -> Governor:
+    """Without a limit, so that only the hash and the clients choose."""
+    return Governor(CaptureSettings(budget=1.0, **settings), lambda: Spending(0.0, 0.0, 0.0), lambda: 5.0)
+
+
+@pytest.fixture(scope="session", name="ungoverned")
+def ungoverned_fixture():
+    return ungoverned
+
+
 TAP = Tap(0, "resid", "blocks.0", 3)
 
 
@@ -89,10 +99,10 @@ def make_recorder():
     """A recorder of one tap, `clock` stands at 5 s."""
 
     def make(guard: Guard | None = None, slots: int = 16, max_rows: int = 8, **settings) -> Recorder:
-        sampler = Sampler(CaptureSettings(**{"sample_rate": 1.0, **settings}))
         cpu = torch.device("cpu")
+        choose = ungoverned(**{"sample_rate": 1.0, **settings}).sample
         recorder = Recorder(
-            sampler, guard or Guard(), slots=slots, max_rows=max_rows, device=cpu, clock=lambda: 5.0
+            choose, guard or Guard(), slots=slots, max_rows=max_rows, device=cpu, clock=lambda: 5.0
         )
         recorder.states[TAP] = TapState(TAP.channels, slots, cpu)
         return recorder

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.capture import Recorder
+from sidecar.capture.sampling import Sample
 
 
 def values(reading, tap):
@@ -216,3 +217,27 @@ def test_memory_is_the_size_of_both_banks(make_recorder):
     recorder = make_recorder(slots=16)
     bank = 4 * 4096 * 4 + (2 * 3 + 16 * 9 + 1) * 8 + (1 + 3 * 3 + 16 * 6) * 8
     assert recorder.memory() == 2 * bank
+
+
+def test_a_reading_says_what_each_request_stands_for(make_recorder, make_request, run_batch, tap):
+    samples = {"1": Sample(2.0, True), "2": None, "3": Sample(7.5, False)}
+    recorder = make_recorder()
+    recorder.choose = lambda request: samples[request.id]
+    observe_batch(recorder, run_batch, [make_request(1), make_request(2), make_request(3)])
+    rows = recorder.drain(0.0).rows[tap]
+    assert rows.weights.tolist() == [2.0, 7.5]
+    assert rows.common.tolist() == [True, False]
+    observe_batch(recorder, run_batch, [make_request(3)])
+    observe_batch(recorder, run_batch, [make_request(1)])
+    assert recorder.drain(0.0).rows[tap].weights.tolist() == [7.5, 2.0]
+    observe_batch(recorder, run_batch, [make_request(3)])
+    assert rows.weights.tolist() == [2.0, 7.5]
+
+
+def test_what_is_always_observed_stands_for_itself(make_recorder, make_request, run_batch, tap):
+    recorder = make_recorder(sample_rate=0.0)
+    batch = [make_request(1)]
+    assert recorder.open(batch, always=True)
+    run_batch(recorder, batch)
+    recorder.close()
+    assert recorder.drain(0.0).rows[tap].weights.tolist() == [1.0]

@@ -6,57 +6,63 @@ import math
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.capture import Drainer, Guard, Sampler
-from sidecar.settings import CaptureSettings
+from sidecar.capture import Drainer, Guard
 
 
-def chosen(make_request, count=4000, **settings):
-    sampler = Sampler(CaptureSettings(**settings))
-    return [sampler.wants(make_request(number)) for number in range(count)]
+@pytest.fixture(scope="session")
+def chosen(ungoverned, make_request):
+    """Whether each of many requests is chosen."""
+
+    def chosen(count=4000, **settings):
+        governor = ungoverned(**settings)
+        return [governor.sample(make_request(number)) is not None for number in range(count)]
+
+    return chosen
 
 
 @given(st.text(max_size=50), st.floats(0, 1))
-def test_the_same_id_gives_the_same_answer_in_another_process(make_request, id, rate):
-    settings = CaptureSettings(sample_rate=rate, sample_key="k")
-    request = make_request(id)
-    assert Sampler(settings).wants(request) == Sampler(settings).wants(request)
+def test_the_same_id_gives_the_same_answer_in_another_process(ungoverned, make_request, id, rate):
+    one, other = (ungoverned(sample_rate=rate, sample_key="k") for _ in range(2))
+    assert one.sample(make_request(id)) == other.sample(make_request(id))
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
-def test_the_share_of_chosen_requests_is_close_to_the_rate(make_request, rate):
-    answers = chosen(make_request, sample_rate=rate)
+def test_the_share_of_chosen_requests_is_close_to_the_rate(chosen, rate):
+    answers = chosen(sample_rate=rate)
     assert abs(sum(answers) / len(answers) - rate) < 4 * math.sqrt(rate * (1 - rate) / len(answers))
 
 
 @pytest.mark.parametrize(("rate", "share"), [(0.0, 0), (1.0, 1)])
-def test_nothing_and_everything_are_exact(make_request, rate, share):
-    assert sum(chosen(make_request, 1000, sample_rate=rate)) == 1000 * share
+def test_nothing_and_everything_are_exact(chosen, rate, share):
+    assert sum(chosen(1000, sample_rate=rate)) == 1000 * share
 
 
-def test_a_higher_rate_keeps_whom_a_lower_rate_chose(make_request):
-    low, high = chosen(make_request, sample_rate=0.1), chosen(make_request, sample_rate=0.3)
+@given(st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=30)
+def test_a_higher_rate_keeps_whom_a_lower_rate_chose(chosen, one, other):
+    low, high = (chosen(300, sample_rate=rate) for rate in sorted([one, other]))
     assert all(b for a, b in zip(low, high, strict=True) if a)
 
 
-def test_another_key_chooses_others(make_request):
-    one, other = (chosen(make_request, sample_rate=0.1, sample_key=key) for key in ("a", "b"))
+def test_another_key_chooses_others(chosen):
+    one, other = (chosen(sample_rate=0.1, sample_key=key) for key in ("a", "b"))
     both = sum(a and b for a, b in zip(one, other, strict=True))
     assert both < 0.5 * sum(one)
 
 
 @pytest.mark.parametrize("choice", [True, False])
 @pytest.mark.parametrize("honoured", [True, False])
-def test_a_clients_choice_counts_where_the_settings_let_it(make_request, choice, honoured):
-    sampler = Sampler(CaptureSettings(sample_rate=0.0 if choice else 1.0, client_choice=honoured))
-    assert sampler.wants(make_request(1, sidecar_sample=choice)) == (choice == honoured)
+def test_a_clients_choice_counts_where_the_settings_let_it(ungoverned, make_request, choice, honoured):
+    governor = ungoverned(sample_rate=0.0 if choice else 1.0, client_choice=honoured)
+    assert (governor.sample(make_request(1, sidecar_sample=choice)) is not None) == (choice == honoured)
 
 
 @pytest.mark.parametrize("word", ["true", 1, 0.0])
-def test_a_choice_that_is_no_bool_is_none(make_request, word):
-    assert not Sampler(CaptureSettings(sample_rate=0.0)).wants(make_request(1, sidecar_sample=word))
+def test_a_choice_that_is_no_bool_is_none(ungoverned, make_request, word):
+    assert ungoverned(sample_rate=0.0).sample(make_request(1, sidecar_sample=word)) is None
 
 
 def test_a_sampler_that_raises_is_counted_and_the_request_goes_unobserved(make_recorder, make_request):

@@ -9,6 +9,7 @@ from sidecar.drift.effects import (
     CELLS,
     Cells,
     NoDriftScale,
+    Weighted,
     divergences,
     jensen_shannon,
     largest_shift,
@@ -125,10 +126,22 @@ def test_divergences_of_an_empty_window_are_nan():
     assert all(map(math.isnan, divergences(cells, NoDriftScale(1, 1), reference, TapSketch.empty(2))))
 
 
+def equal(values):
+    return Weighted(values, np.ones(len(values)))
+
+
 def test_the_largest_shift_is_in_sigmas_of_the_reference_and_names_its_column():
     reference = np.column_stack([np.tile([-1.0, 1.0], 500), np.tile([8.0, 12.0], 500)])
     window = np.column_stack([[0.0, 0.1, math.nan], [5.0, 7.0, 6.0]])
-    assert largest_shift(reference, window) == (1, pytest.approx(-2.0))
+    assert largest_shift(equal(reference), equal(window)) == (1, pytest.approx(-2.0))
+
+
+def test_the_largest_shift_of_weighted_requests_is_that_of_as_many_equal_ones():
+    rng = np.random.default_rng(8)
+    sides = [(rng.normal(size=(40, 3)), rng.integers(1, 9, 40)) for _ in range(2)]
+    weighted = [Weighted(values, weights.astype(float)) for values, weights in sides]
+    repeated = [equal(values.repeat(weights, axis=0)) for values, weights in sides]
+    assert largest_shift(*weighted) == pytest.approx(largest_shift(*repeated))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +149,7 @@ def test_the_largest_shift_is_in_sigmas_of_the_reference_and_names_its_column():
     [([[1.0], [2.0]], np.empty((0, 1))), (np.empty((0, 1)), [[1.0]]), ([[1.0], [1.0]], [[2.0]])],
 )
 def test_the_largest_shift_without_requests_or_spread_is_nan(reference, window):
-    column, shift = largest_shift(np.array(reference), np.array(window))
+    column, shift = largest_shift(equal(np.array(reference)), equal(np.array(window)))
     assert column == -1
     assert math.isnan(shift)
 

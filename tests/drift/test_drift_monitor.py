@@ -1,5 +1,6 @@
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from sidecar.drift import DriftMonitor
 from sidecar.errors import BaselineError
 from sidecar.settings import DriftSettings
-from sidecar.sketch import Reading
+from sidecar.sketch import Reading, RequestRows
 from sidecar.timeline import Timeline
 
 REFERENCE = 600
@@ -152,3 +153,32 @@ def test_a_state_once_handed_out_does_not_change(watch):
     assert before.judged_requests == 0
     assert before.layers is layers
     assert not before.layers[0].active
+
+
+EVEN = (20, 2, np.ones(20), np.ones(20, dtype=bool))
+LIFTED = (38, 20, np.repeat([1.0, 10.0], [20, 18]), np.repeat([True, False, True], [2, 18, 18]))
+
+
+@pytest.mark.parametrize(("first", "then"), [(EVEN, LIFTED), (LIFTED, EVEN)], ids=["later", "before"])
+def test_a_rare_route_that_is_sampled_more_than_the_rest_looks_like_no_drift(traffic, taps, first, then):
+    """One request in ten is of a rare kind. The rate is 1 for all, or a tenth for all but these."""
+
+    def mixed(requests, rare, weights, common):
+        def edit(_, values):
+            values[:rare] += 3.0
+
+        reading = traffic.reading(requests, edit=edit)
+        rows = {tap: RequestRows(part.values, weights, common) for tap, part in reading.rows.items()}
+        return replace(reading, rows=rows)
+
+    watch = Watch(traffic, taps)
+    for _ in range(REFERENCE // 20):
+        watch.feed(mixed(*first))
+    assert watch.monitor.state().reference_ready
+    traffic.at += 100.0
+    for _ in range(40):
+        watch.feed(mixed(*then))
+    state = watch.monitor.state()
+    assert state.judged_requests == 40 * 20
+    assert not state.model_alarms
+    assert all(abs(layer.mean_shift) < 0.3 for layer in state.layers)

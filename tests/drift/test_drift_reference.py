@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.drift import Reference, ReferenceBuilder
 from sidecar.errors import BaselineError
-from sidecar.sketch import TapSketch
+from sidecar.sketch import RequestRows, TapSketch
 from sidecar.types import Tap
 
 
@@ -56,6 +56,8 @@ def test_save_and_load_bring_back_everything(reference, path):
     assert loaded.sketches == reference.sketches
     assert loaded.scales == reference.scales
     assert np.array_equal(loaded.rows, reference.rows)
+    assert np.array_equal(loaded.weights, reference.weights)
+    assert np.array_equal(loaded.common, reference.common)
 
 
 def test_saving_replaces_the_old_file_and_leaves_nothing_else(reference, path):
@@ -87,7 +89,7 @@ def test_another_format_version_is_named(reference, path):
     stored = bytearray(path.read_bytes())
     stored[16] = 7
     path.write_bytes(stored)
-    with pytest.raises(BaselineError, match="baseline format 7, supported is 1"):
+    with pytest.raises(BaselineError, match="baseline format 7, supported is 2"):
         Reference.load(path)
 
 
@@ -109,7 +111,7 @@ def test_a_file_cut_short_is_found(reference, path):
 
 
 def test_whole_bytes_that_are_no_archive_are_damage(path):
-    path.write_bytes(b"sidecar-baseline\x01" + hashlib.sha256(b"text").digest() + b"text")
+    path.write_bytes(b"sidecar-baseline\x02" + hashlib.sha256(b"text").digest() + b"text")
     with pytest.raises(BaselineError, match="damaged"):
         Reference.load(path)
 
@@ -141,3 +143,16 @@ def test_taps_in_another_order_are_put_in_order(reference, taps):
     assert turned.taps == taps[::-1]
     assert turned.sketches[0] == reference.sketches[2]
     assert np.array_equal(turned.rows[0], reference.rows[2])
+
+
+def test_a_reference_counts_the_commonly_sampled_requests_and_keeps_all_with_their_weights(traffic, taps):
+    reading = traffic.reading(6)
+    weights, common = np.arange(1.0, 7.0), np.arange(6) != 2
+    rows = {tap: RequestRows(part.values, weights, common) for tap, part in reading.rows.items()}
+    builder = ReferenceBuilder("digits", "1", taps, 10)
+    builder.add(replace(reading, rows=rows))
+    reference = builder.build()
+    assert builder.requests == reference.requests == 5
+    assert reference.weights.tolist() == [1, 2, 3, 4, 5, 6]
+    assert reference.common.tolist() == common.tolist()
+    assert reference.sketches[0].counts.requests == 6

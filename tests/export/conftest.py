@@ -28,9 +28,12 @@ def make_taps(layers, sites=("resid",)):
 
 STATUS = TelemetryStatus(
     True,
+    sample_rate=0.25,
     sampled=3,
+    refused=5,
     dropped={"slots": 2, "stuck": 0},
     failures={"sampling": 0, "tap": 1, "drain": 0, "judge": 0},
+    silent=(make_taps(2)[1],),
     telemetry_seconds=0.25,
     inference_seconds=8.5,
     last_drain=NOW,
@@ -77,6 +80,8 @@ def fresh_model():
         status = replace(
             STATUS,
             sampled=0,
+            refused=0,
+            silent=(),
             dropped=dict.fromkeys(STATUS.dropped, 0),
             failures=dict.fromkeys(STATUS.failures, 0),
             telemetry_seconds=0.0,

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from sidecar.capture import Guard, Recorder, Sampler
+from sidecar.capture import Guard, Recorder
 from sidecar.capture.observe import observe
+from sidecar.capture.sampling import Sample
 from sidecar.capture.state import TapState
-from sidecar.settings import CaptureSettings
 from sidecar.sketch import RequestRows, TapSketch
 from sidecar.types import InferRequest, Tap
 
@@ -85,8 +85,9 @@ class Tapped(nn.Module):
 
 @pytest.fixture
 def recorder(cuda):
-    sampler = Sampler(CaptureSettings(sample_rate=1.0))
-    return Recorder(sampler, Guard(), slots=SLOTS, max_rows=4, device=cuda, clock=lambda: 0.0)
+    return Recorder(
+        lambda _: Sample(1.0, True), Guard(), slots=SLOTS, max_rows=4, device=cuda, clock=lambda: 0.0
+    )
 
 
 @pytest.fixture

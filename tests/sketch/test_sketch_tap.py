@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import SketchError
-from sidecar.sketch import ROW_STATISTICS, Channels, Histogram, RequestRows, TapSketch
+from sidecar.sketch import ROW_STATISTICS, Channels, Histogram, Reading, RequestRows, TapSketch
+from sidecar.types import Tap
 
 CHANNELS = 5
 NEAR_ZERO = 2.0**-10
@@ -198,3 +199,21 @@ def test_request_rows_join_in_order():
     rows = RequestRows(np.arange(12.0).reshape(2, 6))
     assert len(RequestRows.concat([])) == 0
     assert RequestRows.concat([rows, RequestRows.empty(), rows]).mean.tolist() == [0, 6, 0, 6]
+
+
+def test_request_rows_keep_their_weights_and_whether_they_are_common_when_they_join():
+    some = RequestRows(np.zeros((2, 6)), np.array([2.0, 3.0]), np.array([True, False]))
+    joined = RequestRows.concat([some, RequestRows(np.zeros((1, 6)))])
+    assert joined.weights.tolist() == [2, 3, 1]
+    assert joined.common.tolist() == [True, False, True]
+
+
+def test_as_many_weights_as_requests_are_needed():
+    with pytest.raises(SketchError, match=r"weights of 3 request rows are \[3\], not \(2,\)"):
+        RequestRows(np.zeros((3, 6)), weights=np.ones(2))
+
+
+def test_a_tap_is_silent_that_saw_no_position():
+    taps = [Tap(layer, "resid", f"blocks.{layer}", 2) for layer in range(2)]
+    seen = TapSketch.from_array(np.ones((1, 2), np.float32), NEAR_ZERO, 1)
+    assert Reading(0.0, {taps[0]: TapSketch.empty(2), taps[1]: seen}, {}, 1).silent == (taps[0],)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -142,3 +144,10 @@ def test_a_tap_that_is_not_watched_is_refused_before_anything_is_added(timeline)
         timeline.add(Reading(0.0, sketches, {}, 0))
     with pytest.raises(SketchError, match="4 channels"):
         timeline.add(Reading(0.0, {TAP: TapSketch.empty(4)}, {}, 0))
+
+
+def test_rows_of_a_window_keep_the_weights_they_came_with(timeline, clock):
+    for weight in (2.0, 5.0):
+        one = reading(clock.now)
+        timeline.add(replace(one, rows={TAP: RequestRows(np.zeros((1, 6)), np.array([weight]))}))
+    assert timeline.rows(PANE, TAP).weights.tolist() == [2.0, 5.0]
