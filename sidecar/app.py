@@ -154,7 +154,7 @@ def observe(
     )
     plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0)
     taps = tuple(placement.tap for placement in plan)
-    slots = everything.capture.slots
+    slots = everything.capture.slots_on(settings.device)
     recorder = Recorder(
         choose,
         Guard(),
