@@ -14,6 +14,7 @@ from torch.library import Library
 
 from sidecar.capture import kernel_cpu
 from sidecar.capture.layout import HISTOGRAM_TABLES, PIVOT_CELLS, SLOT_COUNTS, SLOT_SUMS
+from sidecar.capture.vector_block import BFLOAT16, FLOAT16, FLOAT32
 from sidecar.sketch import BINS
 
 _LIBRARY: Any = Library("sidecar", "DEF")  # type: ignore[no-untyped-call]
@@ -25,9 +26,9 @@ _LIBRARY.define(
 _fold: Any = kernel_cpu.observe
 
 _KERNEL_KINDS = {
-    torch.float32: kernel_cpu.FLOAT32,
-    torch.bfloat16: kernel_cpu.BFLOAT16,
-    torch.float16: kernel_cpu.FLOAT16,
+    torch.float32: FLOAT32,
+    torch.bfloat16: BFLOAT16,
+    torch.float16: FLOAT16,
 }
 
 
@@ -73,7 +74,7 @@ def _fold_rows(
 ) -> None:
     """Raises ValueError for an activation that would reach beyond the state: the kernel itself has only addresses."""
     if (kind := _KERNEL_KINDS.get(x.dtype)) is None:
-        x, kind = x.float(), kernel_cpu.FLOAT32
+        x, kind = x.float(), FLOAT32
     if x.dim() != 3 or channel_dim != -1:
         x = as_rows(x, channel_dim)
     shape = x.shape
