@@ -1,9 +1,10 @@
 """The observe op on a CPU: one fused pass, compiled by numba, the GIL released, no threads of its own.
 
 A row (one batch entry) is walked in tiles of positions x channels, and a tile in columns of 16 channels, which
-`vector_block` sums in float32 about the tap's pivot. Channels' sums are folded into float64 every few tiles. A
-column that holds NaN, Inf or a value too large for float32 sums is done again value by value in float64, so
-that the common column pays nothing for the rare one.
+`vector_block` sums in float32 about the tap's pivot. What does not lie in whole columns, because channels are
+strided or their number is odd, is copied into such columns first. Channels' sums are folded into float64 every
+few tiles. A column that holds NaN, Inf or a value too large for float32 sums is done again value by value in
+float64, so that the common column pays nothing for the rare one.
 
 Zeros are not counted one by one: no finite value but them falls into the last bin of either sign, so what a row adds
 there is its zeros.
@@ -16,10 +17,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
 
+from sidecar.capture.columns import aligned, copy_columns, pointer
 from sidecar.capture.layout import (
     CALL_CELLS,
     HISTOGRAM_TABLES,
@@ -43,10 +43,18 @@ from sidecar.capture.layout import (
     VALUES,
     ZEROS,
 )
-from sidecar.capture.vector_block import FOUND, KEY_SHIFT, LANES, accumulate
+from sidecar.capture.vector_block import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    FOUND,
+    KEY_SHIFT,
+    LANES,
+    accumulate_bfloat16,
+    accumulate_float16,
+    accumulate_float32,
+)
 from sidecar.sketch import BINS
-
-FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 
 # float32 adds up at most this many values of a channel, and then this many of such sums.
 _TILE_POSITIONS = 32
@@ -79,56 +87,29 @@ class _Bank(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """Partial results in float32 and by lane, which `vector_block.accumulate` writes.
+    """What is known of a tile's channels and not yet in the bank.
 
-    positions: how many of each channel are held.
+    channels: float32[columns, 5, LANES] as `accumulate` leaves them, of so many positions[columns].
+    found: what `accumulate` says about the slot. line: float32[1, LANES], a column at one position.
+    copy: float32[positions, columns * LANES], what does not lie in whole columns.
     """
 
     channels: Any
     positions: Any
     found: Any
-
-
-@intrinsic
-def _pointer(typingctx: Any, address: Any, like: Any) -> Any:
-    """Address -> pointer to elements of the type of `like`."""
-    signature = types.CPointer(like)(address, like)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.PointerType(context.get_value_type(signature.return_type.dtype)))
-
-    return signature, codegen
+    line: Any
+    copy: Any
 
 
 @njit(cache=True, nogil=True)
-def _widen_half(half):
-    """float16 bits -> float32 bits of the same value, subnormals included."""
-    sign = (half & 0x8000) << 16
-    exponent = (half >> 10) & 0x1F
-    mantissa = half & 0x3FF
-    if exponent == 0x1F:
-        return sign | 0x7F800000 | (mantissa << 13)
-    if exponent:
-        return sign | ((exponent + 112) << 23) | (mantissa << 13)
-    if mantissa == 0:
-        return sign
-    exponent = 113
-    while not mantissa & 0x400:
-        mantissa <<= 1
-        exponent -= 1
-    return sign | (exponent << 23) | ((mantissa & 0x3FF) << 13)
-
-
-@njit(cache=True, nogil=True)
-def _add_exactly(source, n, first, limits, bank, counts, moments):
-    """One position's channels, value by value in float64, non-finite values into their counters.
+def _add_exactly(x, first, limits, bank, counts, moments):
+    """The `n` values of x, which are channels from `first` on, one by one in float64; NaN and infinities by themselves.
 
     The histogram has counted them all; non-finite ones are taken back.
     """
-    x = carray(_pointer(source, np.float32(0)), (n,))
-    bits = carray(_pointer(source, np.uint32(0)), (n,))
+    bits = x.view(np.uint32)
     pivot = np.float64(limits.pivot)
-    for c in range(n):
+    for c in range(x.size):
         magnitude = bits[c] & np.uint32(0x7FFFFFFF)
         if magnitude >= np.uint32(0x7F800000):
             bank.histogram[0, (bits[c] - np.uint32(1)) >> np.uint32(KEY_SHIFT)] -= 1
@@ -177,48 +158,77 @@ def _add_to_slot(found, values, counts, moments):
 
 
 @njit(cache=True, nogil=True)
-def _add_columns(source, step, positions, columns, lanes, tile, first, limits, held, bank, counts, moments):
-    """Columns of float32 at `source`, of which the first is column `first` of the tile that begins at channel `tile`.
+def _add_columns(source, kind, step, positions, tile, first, n, limits, held, bank, counts, moments):
+    """`n` channels in columns at `source`, the first of them column `first` of the tile that begins at channel `tile`.
 
-    lanes: how many of a column's lanes are channels; the rest are zeros.
+    step: bytes from position to position. Lanes after the last channel hold zeros, which are taken back from the
+    histogram.
     """
+    size = 4 if kind == FLOAT32 else 2
+    columns = -(-n // LANES)
+    # numba would compile a callee once more for a literal.
+    one = np.int64(1)
     done = 0
     while done < columns:
-        summed = accumulate(
-            source + done * LANES * 4, step, positions, columns - done,
-            limits.pivot, limits.near_zero, limits.smallest_normal, _LARGEST_FAST,
-            held.channels.ctypes.data + (first + done) * 5 * LANES * 4,
-            lanes, held.found.ctypes.data, bank.histogram.ctypes.data,
+        left = n - done * LANES
+        arguments = (
+            source, step, positions, left, limits.pivot, limits.near_zero, limits.smallest_normal, _LARGEST_FAST,
+            held.channels[first + done].ctypes.data, held.found.ctypes.data, bank.histogram.ctypes.data,
         )  # fmt: skip
+        if kind == FLOAT32:
+            summed = accumulate_float32(*arguments)
+        elif kind == BFLOAT16:
+            summed = accumulate_bfloat16(*arguments)
+        else:
+            summed = accumulate_float16(*arguments)
         if summed:
-            held.positions[first + done : first + done + summed] += positions
-            _add_to_slot(held.found, summed * lanes * positions, counts, moments)
+            for column in range(first + done, first + done + summed):
+                held.positions[column] += positions
+            _add_to_slot(held.found, min(summed * LANES, left) * positions, counts, moments)
         done += summed
+        source += summed * LANES * size
         if done < columns:
-            at = tile + (first + done) * LANES
+            channel = tile + (first + done) * LANES
+            width = min(LANES, n - done * LANES)
             for p in range(positions):
-                _add_exactly(source + done * LANES * 4 + p * step, lanes, at, limits, bank, counts, moments)
+                copy_columns(source + p * step, kind, one, one, one, width, held.line)
+                _add_exactly(held.line[0, :width], channel, limits, bank, counts, moments)
             done += 1
-    bank.histogram[0, _ZERO] -= (LANES - lanes) * columns * positions
+            source += LANES * size
+    bank.histogram[0, _ZERO] -= (columns * LANES - n) * positions
 
 
-@njit(cache=True, nogil=True)
-def _load(address, kind, offset, step, n, values):
-    """`n` elements from `offset` with stride `step`, widened to float32; zeros after them."""
-    bits = values.view(np.uint32)
-    values[n:] = 0
-    if kind == FLOAT32:
-        source = carray(_pointer(address + offset * 4, np.float32(0)), ((n - 1) * step + 1,))
-        for c in range(n):
-            values[c] = source[c * step]
-        return
-    half = carray(_pointer(address + offset * 2, np.uint16(0)), ((n - 1) * step + 1,))
-    if kind == BFLOAT16:
-        for c in range(n):
-            bits[c] = np.uint32(half[c * step]) << np.uint32(16)
-    else:
-        for c in range(n):
-            bits[c] = _widen_half(np.int64(half[c * step]))
+# In line, because the call itself costs as much as a short row.
+@njit(cache=True, nogil=True, forceinline=True)
+def _add_tile(
+    address, kind, position_step, channel_step, positions, tile, n, limits, held, bank, counts, moments
+):  # fmt: skip
+    """x[positions, n], with strides in elements, whose channels begin at `tile`: in place what lies in columns."""
+    size = 4 if kind == FLOAT32 else 2
+    whole = n // LANES if channel_step == 1 else 0
+    read = whole * LANES
+    if whole:
+        step = position_step * size
+        _add_columns(
+            address, kind, step, positions, tile, np.int64(0), read, limits, held, bank, counts, moments
+        )
+    if read < n:
+        copy_columns(address + read * size, kind, position_step, channel_step, positions, n - read, held.copy)
+        source, step = np.int64(held.copy.ctypes.data), held.copy.shape[1] * 4
+        _add_columns(
+            source,
+            np.int64(FLOAT32),
+            step,
+            positions,
+            tile,
+            whole,
+            n - read,
+            limits,
+            held,
+            bank,
+            counts,
+            moments,
+        )
 
 
 @njit(cache=True, nogil=True)
@@ -241,14 +251,6 @@ def _fold(held, n, tile, pivot, bank):
 
 
 @njit(cache=True, nogil=True)
-def _aligned(cells):
-    """Zeros that begin with a cache line."""
-    spare = np.zeros(cells + LANES, np.float32)
-    skip = (-spare.ctypes.data % 64) // 4
-    return spare[skip : skip + cells]
-
-
-@njit(cache=True, nogil=True)
 def _zeros(histogram):
     """How many zeros were counted so far."""
     count = np.int32(0)
@@ -258,7 +260,7 @@ def _zeros(histogram):
 
 
 @njit(cache=True, nogil=True)
-def observe(  # noqa: PLR0912 - one nest of loops, which names of its own would only hide
+def observe(
     address, kind, rows, positions, channels, row_step, position_step, channel_step,
     row_slot_address, rows_per_slot, bank_address, histogram_address, integers_address, floats_address,
     slots, near_zero,
@@ -268,13 +270,13 @@ def observe(  # noqa: PLR0912 - one nest of loops, which names of its own would 
     Addresses are of live, contiguous memory of the types in `layout`; row r belongs to the slot
     row_slot[r // rows_per_slot], and a negative slot is not observed.
     """
-    writing = carray(_pointer(bank_address, np.int32(0)), (1,))[0]
-    histogram = carray(_pointer(histogram_address, np.int32(0)), (2, HISTOGRAM_TABLES, BINS))[writing]
+    writing = carray(pointer(bank_address, np.int32(0)), (1,))[0]
+    histogram = carray(pointer(histogram_address, np.int32(0)), (2, HISTOGRAM_TABLES, BINS))[writing]
     integer_cells = 2 * channels + slots * SLOT_COUNTS + CALL_CELLS
     float_cells = PIVOT_CELLS + 3 * channels + slots * SLOT_SUMS
-    integers = carray(_pointer(integers_address, np.int64(0)), (2, integer_cells))[writing]
-    floats = carray(_pointer(floats_address, np.float64(0)), (2, float_cells))[writing]
-    row_slot = carray(_pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
+    integers = carray(pointer(integers_address, np.int64(0)), (2, integer_cells))[writing]
+    floats = carray(pointer(floats_address, np.float64(0)), (2, float_cells))[writing]
+    row_slot = carray(pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
     slot_counts = integers[2 * channels : 2 * channels + slots * SLOT_COUNTS].reshape((slots, SLOT_COUNTS))
     of_channels = floats[PIVOT_CELLS : PIVOT_CELLS + 3 * channels].reshape((3, channels))
     slot_sums = floats[PIVOT_CELLS + 3 * channels :].reshape((slots, SLOT_SUMS))
@@ -286,23 +288,20 @@ def observe(  # noqa: PLR0912 - one nest of loops, which names of its own would 
     smallest_normal = np.uint32(0x38800000) if kind == FLOAT16 else np.uint32(0x00800000)
     limits = _Limits(np.float32(floats[0]), np.float32(near_zero), smallest_normal)
 
-    direct = kind == FLOAT32 and channel_step == 1
-    tile_positions = min(positions, _TILE_POSITIONS)
-    width = min(_TILE_CHANNELS, (channels + LANES - 1) // LANES * LANES)
-    if not direct:
-        width = min(width, _COPY_CELLS // tile_positions // LANES * LANES)
-    copied = LANES if direct else width
-    copy = _aligned(tile_positions * copied).reshape((tile_positions, copied))
+    tall = min(positions, _TILE_POSITIONS)
+    width = min(_TILE_CHANNELS, -(-channels // LANES) * LANES)
+    if channel_step != 1:
+        width = min(width, _COPY_CELLS // tall // LANES * LANES)
+    copied = LANES if channel_step == 1 else width
     held = _Held(
-        _aligned(5 * width).reshape((width // LANES, 5, LANES)),
-        np.zeros(width // LANES, np.int32),
-        np.empty(FOUND, np.float64),
-    )
+        aligned(5 * width).reshape((width // LANES, 5, LANES)), np.zeros(width // LANES, np.int32),
+        np.empty(FOUND, np.float64), np.empty((1, LANES), np.float32), aligned(tall * copied).reshape((tall, copied)),
+    )  # fmt: skip
+    element = 4 if kind == FLOAT32 else 2
 
+    zeros = _zeros(histogram)
     for tile in range(0, channels, width):
         n = min(width, channels - tile)
-        whole = n // LANES
-        rest = n - whole * LANES
         tiles = 0
         for row in range(rows):
             slot = row_slot[row // rows_per_slot]
@@ -313,33 +312,18 @@ def observe(  # noqa: PLR0912 - one nest of loops, which names of its own would 
             counts[VALUES] += positions * n
             if tile == 0:
                 counts[POSITIONS] += positions
-            zeros = _zeros(histogram)
-            for p0 in range(0, positions, tile_positions):
-                tall = min(tile_positions, positions - p0)
-                offset = row * row_step + p0 * position_step + tile * channel_step
-                source, step = address + offset * 4, position_step * 4
-                if not direct:
-                    source, step = np.int64(copy.ctypes.data), copied * 4
-                    for p in range(tall):
-                        _load(address, kind, offset + p * position_step, channel_step, n, copy[p])
-                if whole:
-                    _add_columns(
-                        source, step, tall, whole, LANES, tile, 0, limits, held, bank, counts, moments
-                    )
-                if rest:
-                    source += whole * LANES * 4
-                    if direct:
-                        for p in range(tall):
-                            _load(address, kind, offset + whole * LANES + p * position_step, 1, rest, copy[p])
-                        source, step = np.int64(copy.ctypes.data), copied * 4
-                    _add_columns(
-                        source, step, tall, 1, rest, tile, whole, limits, held, bank, counts, moments
-                    )
+            for p in range(0, positions, tall):
+                offset = row * row_step + p * position_step + tile * channel_step
+                _add_tile(
+                    address + offset * element, kind, position_step, channel_step, min(tall, positions - p),
+                    tile, n, limits, held, bank, counts, moments,
+                )  # fmt: skip
                 tiles += 1
                 if tiles == _TILES_HELD:
                     _fold(held, n, tile, np.float64(limits.pivot), bank)
                     tiles = 0
-            counts[ZEROS] += np.int64(np.int32(_zeros(histogram) - zeros))
+            zeros_before, zeros = zeros, _zeros(histogram)
+            counts[ZEROS] += np.int32(zeros - zeros_before)
         if tiles:
             _fold(held, n, tile, np.float64(limits.pivot), bank)
     for table in range(HISTOGRAM_TABLES):
