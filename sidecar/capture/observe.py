@@ -7,6 +7,7 @@ after `torch.export`. `layout` says what the buffers hold.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -69,19 +70,40 @@ def _observe_cpu(x: torch.Tensor, channel_dim: int, *arguments: Any) -> None:
     _fold_rows(x, channel_dim, *state.bounds(), state.addresses())
 
 
+@lru_cache(maxsize=1024)
+def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channel_dim: int) -> tuple[int, ...] | None:
+    """Rows, positions and channels of an activation and the strides of each, or None if no strides lead through it.
+
+    What `as_rows` says with views, which cost as much as a small activation does, once for each shape.
+    """
+    if len(shape) == 1:
+        return shape[0], 1, 1, strides[0], 1, 1
+    channel_dim = range(len(shape))[channel_dim]
+    positions = position_step = 1
+    for dim in reversed(range(1, len(shape))):
+        if dim == channel_dim or shape[dim] == 1:
+            continue
+        if positions == 1:
+            position_step = strides[dim]
+        elif strides[dim] != positions * position_step:
+            return None
+        positions *= shape[dim]
+    return shape[0], positions, shape[channel_dim], strides[0], position_step, strides[channel_dim]
+
+
 def _fold_rows(
     x: torch.Tensor, channel_dim: int, most_rows: int, channels: int, state: tuple[float, ...]
 ) -> None:
     """Raises ValueError for an activation that would reach beyond the state: the kernel itself has only addresses."""
     if (kind := _KERNEL_KINDS.get(x.dtype)) is None:
         x, kind = x.float(), FLOAT32
-    if x.dim() != 3 or channel_dim != -1:
+    if (walk := _walk(x.shape, x.stride(), channel_dim)) is None:
         x = as_rows(x, channel_dim)
-    shape = x.shape
-    if shape[0] > most_rows or shape[2] != channels:
-        raise ValueError(f"{list(shape)} is no activation of up to {most_rows} rows and {channels} channels")
-    if x.numel():
-        _fold(x.data_ptr(), kind, *shape, *x.stride(), *state)
+        walk = *x.shape, *x.stride()
+    if walk[0] > most_rows or walk[2] != channels:
+        raise ValueError(f"{list(x.shape)} is no activation of up to {most_rows} rows and {channels} channels")
+    if walk[0] and walk[1] and channels:
+        _fold(x.data_ptr(), kind, *walk, *state)
 
 
 def bind(device: torch.device, channel_dim: int, state: OpState) -> Callable[[torch.Tensor], None]:
