@@ -24,6 +24,7 @@ from sidecar.settings import (
     ModelSettings,
     Section,
     ServerSettings,
+    StoreSettings,
     TensorSettings,
     TimelineSettings,
 )
@@ -98,6 +99,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("[models.batching]", BatchingSettings),
     ("[capture]", CaptureSettings),
     ("[timeline]", TimelineSettings),
+    ("[store]", StoreSettings),
     ("[drift]", DriftSettings),
     ("[export]", ExportSettings),
     ("[log]", LogSettings),

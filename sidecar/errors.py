@@ -25,6 +25,10 @@ class SketchError(SidecarError):
     """Sketches of different shapes were merged, or stored bytes are not a sketch."""
 
 
+class StoreError(SidecarError):
+    """The store of panes cannot be read or written. Shown to operators only; telemetry goes on without it."""
+
+
 class RequestError(SidecarError):
     """Root of what a client is told about its own request."""
 

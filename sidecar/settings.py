@@ -215,6 +215,23 @@ class TimelineSettings(Section):
     keep_panes: Annotated[int, Field(ge=6, le=100_000)] = 60
 
 
+class StoreSettings(Section):
+    """What is kept on disk.
+
+    path: SQLite file of panes, made where there is none; "" keeps nothing.
+    keep_days: how long; older panes are coarser, up to 360 times `timeline.pane_seconds`.
+    max_megabytes: how much (of 10**6 bytes), write-ahead log of a few MB excluded. Where that is too little for
+        keep_days, the oldest panes of whichever span takes most go first.
+    """
+
+    path: str = "activations.db"
+    keep_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+    max_megabytes: Annotated[float, Field(ge=1, le=1_000_000)] = 2_000.0
+
+    def anchored(self, base: Path) -> StoreSettings:
+        return self.model_copy(update={"path": str(base / self.path)}) if self.path else self
+
+
 class DriftSettings(Section):
     """When an alarm is raised.
 
@@ -253,6 +270,7 @@ class Settings(Section):
     models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
     capture: CaptureSettings = CaptureSettings()
     timeline: TimelineSettings = TimelineSettings()
+    store: StoreSettings = StoreSettings()
     drift: DriftSettings = DriftSettings()
     export: ExportSettings = ExportSettings()
     log: LogSettings = LogSettings()
@@ -369,5 +387,6 @@ def _anchor(settings: Settings, base: Path) -> Settings:
         update={
             "server": anchored(settings.server),
             "models": tuple(anchored(model) for model in settings.models),
+            "store": settings.store.anchored(base),
         }
     )

@@ -24,7 +24,7 @@ ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 class Metric:
     """One metric family. `name` is what a query says; counters end in `_total`.
 
-    unit: "seconds", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
+    unit: "seconds", "bytes", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
     """
 
     name: str
@@ -91,6 +91,23 @@ LAST_DRAIN = Metric(
 SERIES = Metric("sidecar_series", "gauge", "Time series of activations exported now.", ())
 SERIES_DROPPED = Metric(
     "sidecar_series_dropped", "gauge", "Time series left out because export.max_series was reached.", ()
+)
+
+STORE_WRITABLE = Metric(
+    "sidecar_store_writable", "gauge", "1 while panes are written to store.path, 0 while they cannot be.", ()
+)
+STORE_BYTES = Metric("sidecar_store_bytes", "gauge", "What the panes in the store take on disk.", (), "bytes")
+STORE_PANES = Metric("sidecar_store_panes_total", "counter", "Panes written to the store.", ())
+STORE_DROPPED = Metric(
+    "sidecar_store_dropped_panes_total", "counter",
+    "Panes not written, because the disk was full, writing failed or fell behind.", (),
+)  # fmt: skip
+STORE_SET_ASIDE = Metric(
+    "sidecar_store_set_aside_total", "counter",
+    "Stores that were renamed and begun anew, because the file was damaged or the clock jumped.", (),
+)  # fmt: skip
+STORE_SECONDS = Metric(
+    "sidecar_store_seconds_total", "counter", "CPU time of writing to the store.", (), "seconds"
 )
 
 SILENT = Metric(

@@ -1,0 +1,187 @@
+"""What was seen at any time: panes of the store and, newer than those, panes in memory."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sidecar.errors import SketchError, StoreError
+from sidecar.sketch import TapSketch, compact
+from sidecar.timeline import schema
+from sidecar.timeline.schema import Subject
+from sidecar.timeline.statistics import STATISTICS
+from sidecar.timeline.store import read_table
+from sidecar.timeline.timeline import Pane, Timeline
+from sidecar.types import Tap
+
+Timelines = Mapping[tuple[str, str], Timeline]
+"""Model and version -> what is in memory of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A pane of `subject`, in the store under `number` or `live` in memory. With span 0, `start` is a step."""
+
+    subject: Subject
+    start: float
+    span: float
+    requests: int
+    number: int = 0
+    live: Pane | None = None
+
+
+class History:
+    """path: of the store; None without one. Reading never waits for writing."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        timelines: Callable[[], Timelines],
+        damaged: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._path, self._timelines, self._damaged = path, timelines, damaged
+
+    @contextmanager
+    def open(self) -> Iterator[Recall]:
+        """One look at all of it. Raises StoreError for a store that cannot be read; `damaged` is told why."""
+        timelines = self._timelines()
+        if self._path is None or not self._path.exists():
+            yield Recall(None, timelines)
+            return
+        try:
+            with schema.reading(self._path) as connection:
+                yield Recall(connection, timelines)
+        except SketchError as error:
+            self._damaged(str(error))
+            raise StoreError(f"the store {self._path} is damaged: {error}") from error
+
+
+class Recall:
+    """Panes as they stand at one moment. Methods raise StoreError, or SketchError for damaged bytes."""
+
+    def __init__(self, connection: sqlite3.Connection | None, timelines: Timelines) -> None:
+        self._connection = connection
+        self._timelines = timelines
+        self._subjects: dict[int, Subject] = {}
+        if connection:
+            for number, *key in connection.execute(
+                "SELECT id, model, version, taps FROM subject ORDER BY id"
+            ):
+                self._subjects[number] = Subject.read(*key)
+
+    def subjects(self) -> list[Subject]:
+        """Of all panes, stored before live; a model version whose taps changed has several."""
+        live = [Subject(*key, timeline.taps) for key, timeline in self._timelines.items()]
+        return list(dict.fromkeys([*self._subjects.values(), *live]))
+
+    def panes(self, model: str, version: str, begin: float = -math.inf, end: float = math.inf) -> list[Kept]:
+        """Panes of time that touch [begin, end), of every span: those of a coarse one overlap those of a fine one."""
+        where = "p.span > 0 AND p.start < ? AND p.start + p.span > ?"
+        stored = self._stored(model, version, where, end, begin)
+        return [
+            *stored,
+            *(
+                pane
+                for pane in self._live(model, version)
+                if begin < pane.start + pane.span and pane.start < end
+            ),
+        ]
+
+    def steps(self, model: str, version: str) -> list[Kept]:
+        """Panes by training step, lowest first."""
+        return self._stored(model, version, "p.span = 0")
+
+    def sketches(self, panes: Sequence[Kept], tap: Tap) -> Iterator[tuple[Kept, TapSketch]]:
+        """Of each pane that has the tap, in the order of `panes`."""
+        bodies = self._bodies(panes, tap)
+        for pane in panes:
+            if pane.live:
+                if tap in pane.live.sketches:
+                    yield pane, pane.live.sketches[tap]
+            elif pane.number in bodies:
+                yield pane, compact.unpack(bodies[pane.number])
+
+    def merged(self, panes: Sequence[Kept], tap: Tap) -> TapSketch:
+        merged = TapSketch.empty(tap.channels)
+        for _, sketch in self.sketches(panes, tap):
+            merged.merge(sketch)
+        return merged
+
+    def values(self, panes: Sequence[Kept], taps: Sequence[Tap], statistic: str) -> npt.NDArray[np.float64]:
+        """float64[taps, panes] of one of STATISTICS; NaN where a pane does not have it."""
+        found = np.full((len(taps), len(panes)), np.nan)
+        tables = self._tables(panes)
+        compute = STATISTICS[statistic].of
+        for column, pane in enumerate(panes):
+            if pane.live and compute:
+                for row, tap in enumerate(taps):
+                    if tap in pane.live.sketches:
+                        found[row, column] = compute(pane.live.sketches[tap])
+            elif pane.number in tables:
+                stored = tables[pane.number].get(statistic)
+                places = {tap: place for place, tap in enumerate(pane.subject.taps)}
+                if stored is not None:
+                    rows = [row for row, tap in enumerate(taps) if tap in places]
+                    found[rows, column] = stored[[places[taps[row]] for row in rows]]
+        return found
+
+    def _stored(self, model: str, version: str, where: str, *values: float) -> list[Kept]:
+        if self._connection is None:
+            return []
+        query = (
+            "SELECT p.subject, p.start, p.span, p.requests, p.id FROM pane p JOIN subject s ON s.id = p.subject "
+            f"WHERE s.model = ? AND s.version = ? AND {where} ORDER BY p.start, p.span"
+        )
+        found = self._connection.execute(query, (model, version, *values))
+        return [Kept(self._subjects[subject], *rest) for subject, *rest in found]
+
+    def _live(self, model: str, version: str) -> list[Kept]:
+        """Panes in memory that the store does not have yet."""
+        timeline = self._timelines.get((model, version))
+        if timeline is None:
+            return []
+        subject = Subject(model, version, timeline.taps)
+        newest = max((pane.start for pane in self._stored(model, version, "p.span > 0")), default=-math.inf)
+        return [
+            Kept(subject, pane.start, pane.span, pane.requests, live=pane)
+            for pane in timeline.panes()
+            if pane.start > newest
+        ]
+
+    def _bodies(self, panes: Sequence[Kept], tap: Tap) -> dict[int, bytes]:
+        """Number of a pane -> the packed sketch of `tap`."""
+        found: dict[int, bytes] = {}
+        for subject, numbers in _by_subject(panes).items():
+            if self._connection and tap in subject.taps:
+                query = f"SELECT pane, body FROM sketch WHERE tap = ? AND pane IN ({_marks(numbers)})"
+                found |= dict(self._connection.execute(query, (subject.taps.index(tap), *numbers)).fetchall())
+        return found
+
+    def _tables(self, panes: Sequence[Kept]) -> dict[int, dict[str, npt.NDArray[np.float64]]]:
+        """Number of a pane -> its statistics, each float64[taps]."""
+        found = {}
+        for subject, numbers in _by_subject(panes).items():
+            if self._connection:
+                query = f"SELECT id, names, statistics FROM pane WHERE id IN ({_marks(numbers)})"
+                for number, names, stored in self._connection.execute(query, numbers):
+                    found[number] = read_table(names, stored, len(subject.taps))
+        return found
+
+
+def _by_subject(panes: Sequence[Kept]) -> dict[Subject, list[int]]:
+    stored: dict[Subject, list[int]] = {}
+    for pane in panes:
+        if pane.live is None:
+            stored.setdefault(pane.subject, []).append(pane.number)
+    return stored
+
+
+def _marks(numbers: Sequence[int]) -> str:
+    return ", ".join("?" * len(numbers))
