@@ -5,7 +5,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test test-full bench tools clean
+.PHONY: help demo check format test test-full bench bench-serving tools clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -47,6 +47,9 @@ test-full: $(READY) tools ## all tests
 
 bench: $(READY) ## the benchmarks: ratios side by side, JSON in build/bench/
 	$(BIN)/python -m tests.bench $(ARGS)
+
+bench-serving: $(READY) ## beside MLServer, Triton and bare grpc.aio; installs the peers under build/bench/venvs
+	$(BIN)/python -m tests.bench serving
 
 clean: ## remove everything that was built here
 	rm -rf .venv .tools build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent / ".tools"
@@ -28,10 +28,11 @@ class FetchError(Exception):
     """Why the programs cannot be had on this machine."""
 
 
-def runs(program: Path) -> bool:
+def runs(program: Path, environ: Mapping[str, str] | None = None) -> bool:
     """Whether the program starts at all: a link may dangle, a shared library may be missing."""
     try:
-        return subprocess.run([program, "--version"], capture_output=True, check=False).returncode == 0
+        done = subprocess.run([program, "--version"], capture_output=True, check=False, env=environ)
+        return done.returncode == 0
     except OSError:
         return False
 
@@ -56,8 +57,8 @@ def link_installed(names: Iterable[str], bin_folder: Path, path: str) -> None:
                 break
 
 
-def unpack(tools: Path, path: str) -> Path:
-    """Download the packages and unpack them under `tools`. Returns the folder that holds the programs.
+def unpack(tools: Path, path: str, names: Sequence[str] = PACKAGES) -> Path:
+    """Download the packages of these names and unpack them under `tools`. Returns the folder that holds the programs.
 
     Raises FetchError without apt, without network, or where the distribution lacks the packages.
     """
@@ -77,7 +78,7 @@ def unpack(tools: Path, path: str) -> Path:
     # Whether `update` failed shows in `download`; alone it also fails for a source nobody needs here.
     subprocess.run(["apt-get", *private, "update"], cwd=packages, capture_output=True, check=False)
     download = subprocess.run(
-        ["apt-get", *private, "download", *PACKAGES],
+        ["apt-get", *private, "download", *names],
         cwd=packages,
         capture_output=True,
         text=True,
@@ -86,7 +87,7 @@ def unpack(tools: Path, path: str) -> Path:
     archives = sorted(packages.glob("*.deb"))
     if download.returncode != 0 or not archives:
         reasons = download.stderr.strip().splitlines() or ["no package came"]
-        raise FetchError(f"apt-get cannot download {' and '.join(PACKAGES)}: {reasons[-1]}")
+        raise FetchError(f"apt-get cannot download {' and '.join(names)}: {reasons[-1]}")
     for archive in archives:
         if subprocess.run(["dpkg-deb", "-x", archive, root], check=False).returncode != 0:
             raise FetchError(f"{archive.name} cannot be unpacked")

@@ -1,12 +1,13 @@
-"""`make bench`: runs every benchmark, or those named, and writes build/bench/NAME.json."""
+"""`make bench`: runs the benchmarks named, or those that need no other server; writes build/bench/NAME.json."""
 
 import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, kernel
+from tests.bench import capture, kernel, serving
 
-BENCHMARKS = {"kernel": kernel.run, "capture": capture.run}
+BENCHMARKS = {"kernel": kernel.run, "capture": capture.run, "serving": serving.run}
+BY_NAME_ONLY = {"serving"}
 FOLDER = Path("build/bench")
 
 
@@ -14,7 +15,7 @@ def main(names: list[str]) -> None:
     if unknown := sorted(set(names) - set(BENCHMARKS)):
         sys.exit(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in names or BENCHMARKS:
+    for name in names or [name for name in BENCHMARKS if name not in BY_NAME_ONLY]:
         figures = BENCHMARKS[name]()
         (FOLDER / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
 
