@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
 from sidecar.errors import ConfigError
-from sidecar.server import security
+from sidecar.server import completion, security
 from sidecar.server.batching import Batcher
 from sidecar.server.service import InferenceService
 from sidecar.settings import BatchingSettings, ServerSettings
@@ -50,7 +50,8 @@ class Server:
         """Listen, and return the port. Raises ConfigError where address or certificate cannot be used."""
         limit = self._settings.max_message_bytes
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
-        self._grpc = grpc.aio.server(
+        make = completion.CompletionServer if completion.usable() else grpc.aio.server
+        self._grpc = make(
             interceptors=[security.BearerToken(self._token)] if self._token else [],
             options=[
                 ("grpc.max_receive_message_length", limit),
@@ -63,7 +64,9 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if self._settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._grpc, pool=_described_services())
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names, _described_services()), self._grpc
+            )
         await self.refresh_health()
         port = self._bind()
         await self._grpc.start()

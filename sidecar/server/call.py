@@ -1,0 +1,185 @@
+"""One call on `CompletionServer`, as its handler sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc
+
+logger = logging.getLogger("sidecar.server")
+
+Handler = Any
+"""A grpc.RpcMethodHandler, whose attributes its stubs do not know."""
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+Spawn = Callable[["Call", Coroutine[Any, Any, None]], None]
+
+_CORE_CODES: dict[grpc.StatusCode, Any] = {
+    code: getattr(cygrpc.StatusCode, code.name.lower()) for code in grpc.StatusCode
+}
+
+
+class Call:
+    """A handler's context: what handlers use of grpc.aio.ServicerContext.
+
+    event: of the core, that brought the call. spawn: runs a handler as a task. ended: called on the loop when the
+        core will say no more about the call.
+    """
+
+    __slots__ = (
+        "_call", "_code", "_deadline", "_details", "_ended", "_handler", "_headed", "_left", "_metadata", "_over",
+        "_spawn", "_trailing", "method", "task",
+    )  # fmt: skip
+
+    def __init__(self, event: Any, spawn: Spawn, ended: Callable[[Call], None]) -> None:
+        self.method: str = event.call_details.method.decode("latin-1")
+        self.task: asyncio.Task[None] | None = None
+        self._call = event.call
+        self._deadline: float = event.call_details.deadline
+        self._metadata: Metadata = event.invocation_metadata
+        self._spawn, self._ended = spawn, ended
+        self._left = 2  # the client's end, and the status
+        self._handler: Handler = None
+        self._headed = self._over = False
+        self._code, self._details = grpc.StatusCode.OK, ""
+        self._trailing: Metadata = ()
+        self._start(self._closed, cygrpc.ReceiveCloseOnServerOperation(0))
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the deadline, 0 after it, None without one."""
+        return None if math.isinf(self._deadline) else max(self._deadline - time.time(), 0.0)
+
+    def invocation_metadata(self) -> Metadata:
+        return self._metadata
+
+    def peer(self) -> str:
+        peer: bytes = self._call.peer()
+        return peer.decode()
+
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
+        self._trailing = metadata
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def set_details(self, details: str) -> None:
+        self._details = details
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata | None = None
+    ) -> None:
+        """End the call with this status, by raising grpc.aio.AbortError."""
+        self._code, self._details = code, details
+        self._trailing = trailing_metadata or self._trailing
+        raise grpc.aio.AbortError
+
+    async def read(self) -> Any:
+        """The client's next message, or grpc.aio.EOF."""
+        raw = (await self._batch(cygrpc.ReceiveMessageOperation(0))).batch_operations[0].message()
+        return grpc.aio.EOF if raw is None else self._handler.request_deserializer(raw)
+
+    async def write(self, message: Any) -> None:
+        """Send one of several messages. Raises asyncio.InvalidStateError where the call is over."""
+        send = cygrpc.SendMessageOperation(self._handler.response_serializer(message), 0)
+        if not (await self._batch(*self._head(), send)).success:
+            raise asyncio.InvalidStateError("the call is over")
+
+    def receive(self, handler: Handler) -> None:
+        """Wait for the one message of a call with one, then spawn its handler. May be called on any thread."""
+        self._handler = handler
+        self._start(self._received, cygrpc.ReceiveMessageOperation(0))
+
+    def _received(self, event: Any) -> None:
+        self._spawn(self, self._unary(event.batch_operations[0].message()))
+
+    async def run(self, handler: Handler) -> None:
+        """Do all that a handler does of its own."""
+        self._handler = handler
+        if not handler.request_streaming:
+            event = await self._batch(cygrpc.ReceiveMessageOperation(0))
+            await self._unary(event.batch_operations[0].message())
+        elif handler.response_streaming:
+            await self._stream(handler.stream_stream(self._messages(), self))
+        else:
+            self._reply(await handler.stream_unary(self._messages(), self))
+
+    async def _unary(self, raw: bytes | None) -> None:
+        if raw is None:
+            await self.abort(grpc.StatusCode.INTERNAL, "no message came")
+        handler = self._handler
+        request = handler.request_deserializer(raw)
+        if handler.response_streaming:
+            await self._stream(handler.unary_stream(request, self))
+        else:
+            self._reply(await handler.unary_unary(request, self))
+
+    async def _messages(self) -> AsyncIterator[Any]:
+        while (message := await self.read()) is not grpc.aio.EOF:
+            yield message
+
+    async def _stream(self, given: Any) -> None:
+        if inspect.isasyncgen(given):
+            async for message in given:
+                await self.write(message)
+        else:
+            await given
+        self._end(self._code, self._details)
+
+    def _reply(self, message: Any) -> None:
+        send = cygrpc.SendMessageOperation(self._handler.response_serializer(message), 0)
+        self._end(self._code, self._details, send)
+
+    def finished(self, task: asyncio.Task[None]) -> None:
+        """Send the status of a handler that ended without one: it raised or was cancelled."""
+        if self._over:
+            return
+        if task.cancelled():
+            self._end(grpc.StatusCode.CANCELLED, "cancelled")
+        elif isinstance(error := task.exception(), grpc.aio.AbortError):
+            self._end(self._code, self._details)
+        else:
+            logger.error("a handler of %s failed", self.method, exc_info=error)
+            self._end(grpc.StatusCode.UNKNOWN, "the server failed; its log says why")
+
+    def _end(self, code: grpc.StatusCode, details: str, *reply: Any) -> None:
+        status = cygrpc.SendStatusFromServerOperation(self._trailing, _CORE_CODES[code], details.encode(), 0)
+        self._start(self._sent, *self._head(), *reply, status)
+        self._over = True
+
+    def _sent(self, _event: Any) -> None:
+        self._leave()
+
+    def _head(self) -> tuple[Any, ...]:
+        """The operation that must come before the first message or status."""
+        if self._headed:
+            return ()
+        self._headed = True
+        return (cygrpc.SendInitialMetadataOperation(None, 0),)
+
+    def _closed(self, event: Any) -> None:
+        if self.task is not None and event.batch_operations[0].cancelled():
+            self.task.cancel()
+        self._leave()
+
+    def _leave(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._ended(self)
+
+    async def _batch(self, *operations: Any) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._start(lambda event: future.done() or future.set_result(event), *operations)
+        return await future
+
+    def _start(self, tag: Callable[[Any], object], *operations: Any) -> None:
+        if self._over:
+            raise asyncio.InvalidStateError("the call is over")
+        self._call.start_server_batch(operations, tag)
