@@ -8,19 +8,29 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import grpc
 from grpc._cython import cygrpc
 
-logger = logging.getLogger("sidecar.server")
+_log = logging.getLogger("sidecar.server")
 
 Handler = Any
 """A grpc.RpcMethodHandler, whose attributes its stubs do not know."""
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-Spawn = Callable[["Call", Coroutine[Any, Any, None]], None]
+
+class Server(Protocol):
+    """What a call needs of its server. Both but `spawn` are called on the server's thread."""
+
+    def on_loop(self, function: Callable[[Any], None], event: Any) -> None: ...
+
+    def ended(self, call: Call) -> None: ...
+
+    def spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None: ...
+
 
 _CORE_CODES: dict[grpc.StatusCode, Any] = {
     code: getattr(cygrpc.StatusCode, code.name.lower()) for code in grpc.StatusCode
@@ -28,24 +38,23 @@ _CORE_CODES: dict[grpc.StatusCode, Any] = {
 
 
 class Call:
-    """A handler's context: what handlers use of grpc.aio.ServicerContext.
+    """A handler's context: what handlers use of grpc.aio.ServicerContext. `event` of the core brought the call.
 
-    event: of the core, that brought the call. spawn: runs a handler as a task. ended: called on the loop when the
-        core will say no more about the call.
+    The core tells the server's thread what became of an operation; all else happens on the loop.
     """
 
     __slots__ = (
-        "_call", "_code", "_deadline", "_details", "_ended", "_handler", "_headed", "_left", "_metadata", "_over",
-        "_spawn", "_trailing", "method", "task",
+        "_call", "_code", "_deadline", "_details", "_handler", "_headed", "_left", "_metadata", "_over", "_server",
+        "_trailing", "method", "task",
     )  # fmt: skip
 
-    def __init__(self, event: Any, spawn: Spawn, ended: Callable[[Call], None]) -> None:
+    def __init__(self, event: Any, server: Server) -> None:
         self.method: str = event.call_details.method.decode("latin-1")
         self.task: asyncio.Task[None] | None = None
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._metadata: Metadata = event.invocation_metadata
-        self._spawn, self._ended = spawn, ended
+        self._server = server
         self._left = 2  # the client's end, and the status
         self._handler: Handler = None
         self._headed = self._over = False
@@ -98,7 +107,10 @@ class Call:
         self._start(self._received, cygrpc.ReceiveMessageOperation(0))
 
     def _received(self, event: Any) -> None:
-        self._spawn(self, self._unary(event.batch_operations[0].message()))
+        self._server.on_loop(self._begin, event.batch_operations[0].message())
+
+    def _begin(self, raw: bytes | None) -> None:
+        self._server.spawn(self, self._unary(raw))
 
     async def run(self, handler: Handler) -> None:
         """Do all that a handler does of its own."""
@@ -146,7 +158,7 @@ class Call:
         elif isinstance(error := task.exception(), grpc.aio.AbortError):
             self._end(self._code, self._details)
         else:
-            logger.error("a handler of %s failed", self.method, exc_info=error)
+            _log.error("a handler of %s failed", self.method, exc_info=error)
             self._end(grpc.StatusCode.UNKNOWN, "the server failed; its log says why")
 
     def _end(self, code: grpc.StatusCode, details: str, *reply: Any) -> None:
@@ -165,18 +177,27 @@ class Call:
         return (cygrpc.SendInitialMetadataOperation(None, 0),)
 
     def _closed(self, event: Any) -> None:
-        if self.task is not None and event.batch_operations[0].cancelled():
-            self.task.cancel()
+        if event.batch_operations[0].cancelled():
+            self._server.on_loop(self._cancel, None)
         self._leave()
+
+    def _cancel(self, _event: None) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
     def _leave(self) -> None:
         self._left -= 1
         if not self._left:
-            self._ended(self)
+            self._server.ended(self)
 
     async def _batch(self, *operations: Any) -> Any:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._start(lambda event: future.done() or future.set_result(event), *operations)
+
+        def wake(event: Any) -> None:
+            if not future.done():
+                future.set_result(event)
+
+        self._start(partial(self._server.on_loop, wake), *operations)
         return await future
 
     def _start(self, tag: Callable[[Any], object], *operations: Any) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from grpc._cython import cygrpc
 
 from sidecar.server.call import Call, Handler, Metadata
 
-logger = logging.getLogger("sidecar.server")
+_log = logging.getLogger("sidecar.server")
 
 TESTED = ("1.85.",)
 """Beginnings of the grpcio versions that the tests passed with."""
@@ -59,9 +59,10 @@ class CompletionServer:
         self._arrived: deque[Any] = deque()
         self._woken = False
         self._calls: set[Call] = set()
-        self._stopping = self._core_stopped = False
+        self._stopping = self._core_stopped = self._destroyed = False
         self._closed = asyncio.Event()
-        self._asking = threading.Lock()
+        # Stopping goes on in the core while other threads may find that it is over.
+        self._core_lock = threading.Lock()
         self._thread = threading.Thread(target=self._poll, name="sidecar-grpc", daemon=True)
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
@@ -90,14 +91,16 @@ class CompletionServer:
 
     async def stop(self, grace: float) -> None:
         """Take no new calls, give those that run `grace` seconds, then cancel them and give them as long again."""
-        with self._asking:
+        with self._core_lock:
             if not self._stopping:
                 self._stopping = True
                 self._core.shutdown(self._queue, self._core_stops)
         if not await self._closes_within(grace):
-            self._core.cancel_all_calls()
+            with self._core_lock:
+                if not self._destroyed:
+                    self._core.cancel_all_calls()
             if not await self._closes_within(grace):
-                logger.warning("%d calls did not end when cancelled", len(self._calls))
+                _log.warning("%d calls did not end when cancelled", len(self._calls))
 
     async def _closes_within(self, seconds: float) -> bool:
         try:
@@ -107,34 +110,16 @@ class CompletionServer:
             return False
         return True
 
-    def _core_stops(self, _event: Any) -> None:
-        self._core_stopped = True
-        self._close_if_over()
-
-    def _ended(self, call: Call) -> None:
-        self._calls.discard(call)
-        self._close_if_over()
-
-    def _close_if_over(self) -> None:
-        """End the thread. Whoever starts an operation after that ends the process, so no call may be left."""
-        if self._core_stopped and not self._calls and not self._closed.is_set():
-            self._core.destroy()
-            self._queue.shutdown()
-            self._closed.set()
-
     def _poll(self) -> None:
-        """The thread: hands events to the loop, which wakes once for all that came since it woke last."""
+        """The thread: tells each event to whom it concerns, until the queue is closed and empty."""
         while (event := self._queue.poll()).tag is not None:
-            if event.tag is _ASK:
-                if event.success:
-                    self._accept(event)
-            else:
-                self._arrived.append((event.tag, event))
-                self._wake()
+            event.tag(event)
             # It may hold the last reference to a call, for whose end the core waits.
             del event
 
-    def _wake(self) -> None:
+    def on_loop(self, function: Callable[[Any], None], event: Any) -> None:
+        """Called on the thread: have the loop, which wakes once for all that came since, call `function`."""
+        self._arrived.append((function, event))
         if not self._woken:
             self._woken = True
             self._loop.call_soon_threadsafe(self._deliver)
@@ -144,32 +129,51 @@ class CompletionServer:
         arrived = self._arrived
         try:
             while arrived:
-                tag, event = arrived.popleft()
-                tag(event)
+                function, event = arrived.popleft()
+                function(event)
         finally:
             if arrived:
-                self._wake()
+                self._loop.call_soon(self._deliver)
+
+    def _core_stops(self, _event: Any) -> None:
+        self._core_stopped = True
+        self._close_if_over()
+
+    def ended(self, call: Call) -> None:
+        """Called on the thread: the core will say no more about the call."""
+        self._calls.discard(call)
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        """End the thread. Whoever starts an operation after that ends the process, so no call may be left."""
+        if self._core_stopped and not self._calls:
+            with self._core_lock:
+                self._destroyed = True
+                self._core.destroy()
+                self._queue.shutdown()
+            self._loop.call_soon_threadsafe(self._closed.set)
 
     def _ask(self) -> None:
         """Have the core hand over one more call."""
-        with self._asking:
+        with self._core_lock:
             if not self._stopping:
-                self._core.request_call(self._queue, self._queue, _ASK)
+                self._core.request_call(self._queue, self._queue, self._accept)
 
     def _accept(self, event: Any) -> None:
         """A call has come. If all there is to do is to wait for its message, that needs no loop."""
+        if not event.success:
+            return
         self._ask()
-        call = Call(event, self._spawn, self._ended)
+        call = Call(event, self)
         self._calls.add(call)
         handler = None if self._interceptors else self._handlers.get(call.method)
         if handler is None or handler.request_streaming:
-            self._arrived.append((partial(self._open, call), None))
-            self._wake()
+            self.on_loop(self._open, call)
         else:
             call.receive(handler)
 
-    def _open(self, call: Call, _event: None) -> None:
-        self._spawn(call, self._decide(call))
+    def _open(self, call: Call) -> None:
+        self.spawn(call, self._decide(call))
 
     async def _decide(self, call: Call) -> None:
         handler = await self._handler(CallDetails(call.method, call.invocation_metadata()), 0)
@@ -186,10 +190,7 @@ class CompletionServer:
             return handler
         return next((found for one in self._generic if (found := one.service(details)) is not None), None)
 
-    def _spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`, the handler of `call`, which is told when that ended."""
         call.task = self._loop.create_task(work)
         call.task.add_done_callback(call.finished)
-
-
-_ASK = object()
-"""Tag of a call that has come; all other tags are functions for the loop to call."""
