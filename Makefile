@@ -3,9 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
+GPU_PYTHON ?= $(BIN)/python
+GPU_READY := $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test test-full bench bench-serving tools clean
+.PHONY: help demo check format test test-gpu bench-gpu test-full bench bench-serving tools clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -39,8 +41,14 @@ format: $(READY) ## rewrite formatting, and everything that is generated
 tools: $(READY) ## Prometheus and Alertmanager into .tools/, without root
 	$(BIN)/python tools/fetch.py
 
-test: $(READY) tools ## all tests but the slow ones
-	$(PYTEST) -m 'not slow' $(ARGS)
+test: $(READY) tools ## all tests but the slow ones and those for a GPU
+	$(PYTEST) -m 'not slow and not gpu' $(ARGS)
+
+test-gpu: $(GPU_READY) ## the tests that need a GPU; GPU_PYTHON=python3 where that has torch, triton and pytest
+	$(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini tests/gpu $(ARGS)
+
+bench-gpu: $(GPU_READY) ## what observing costs on a GPU
+	$(GPU_PYTHON) -m tests.bench.gpu
 
 test-full: $(READY) tools ## all tests
 	$(PYTEST) $(ARGS)

@@ -23,7 +23,7 @@ from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.serving import ServingMetrics
 from sidecar.runtime import Runtime
 from sidecar.runtime.executor import Executor
-from sidecar.runtime.trial import MODEL_FAULTS, attempt, warm_up
+from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes, warm_up
 from sidecar.server.security import bearer_token
 from sidecar.server.server import Server
 from sidecar.settings import ModelSettings, ServerSettings, Settings
@@ -120,8 +120,11 @@ class Model:
     def _spending(self) -> Spending:
         if self.observation is None:
             return Spending(self.executor.seconds, 0.0, 0.0)
-        taps = self.observation.recorder.nanoseconds / 1e9
-        return Spending(self.executor.seconds - taps, taps, self.observation.drainer.seconds)
+        recorder = self.observation.recorder
+        taps, charged = recorder.nanoseconds / 1e9, recorder.charged / 1e9
+        return Spending(
+            self.executor.seconds - taps - charged, taps, self.observation.drainer.seconds + charged
+        )
 
     def watched(self) -> Watched:
         observation = self.observation
@@ -151,7 +154,7 @@ def observe(
     )
     plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0)
     taps = tuple(placement.tap for placement in plan)
-    slots = everything.capture.slots
+    slots = everything.capture.slots_on(settings.device)
     recorder = Recorder(
         choose,
         Guard(),
@@ -161,7 +164,13 @@ def observe(
         clock=clock,
     )
     model.instrument(capture.observers(plan, recorder, slots=slots, near_zero=everything.capture.near_zero))
-    _self_check(model, recorder, settings)
+    for rows in batch_sizes(settings):
+        _self_check(model, recorder, settings, rows)
+    if not recorder.nanoseconds:
+        # No tap reported its time: they are nodes of a graph.
+        recorder.prices = capture.prices(plan, everything.capture.near_zero, recorder.bank.device)
+    # Compiling kernels is a cost of starting, not of inference.
+    recorder.nanoseconds = 0
     timeline = Timeline(taps, everything.timeline.pane_seconds, everything.timeline.keep_panes, clock)
     reference = Reference.load(settings.baseline) if settings.baseline else None
     if reference:
@@ -186,8 +195,7 @@ def observe(
     return observation
 
 
-def _self_check(model: Runtime, recorder: Recorder, settings: ModelSettings) -> None:
-    rows = max(settings.batching.max_rows, 1)
+def _self_check(model: Runtime, recorder: Recorder, settings: ModelSettings, rows: int) -> None:
     batch = model.example(rows)
     request = InferRequest("self-check", batch, rows)
     if not recorder.open([request], always=True):
@@ -208,8 +216,6 @@ def _self_check(model: Runtime, recorder: Recorder, settings: ModelSettings) -> 
     reading = recorder.drain(0.0)
     if silent := reading.silent if reading else tuple(recorder.states):
         raise ModelError(f"taps {[tap.module for tap in silent]} saw nothing in the self-check")
-    # Compiling kernels is a cost of starting, not of inference.
-    recorder.nanoseconds = 0
 
 
 def _largest_difference(expected: Tensor, observed: Tensor) -> float:
@@ -219,6 +225,8 @@ def _largest_difference(expected: Tensor, observed: Tensor) -> float:
         return float("inf")
     if left.tobytes() == right.tobytes():
         return 0.0
+    if expected.datatype == "BF16":
+        left, right = ((array.astype(np.uint32) << 16).view(np.float32) for array in (left, right))
     if left.dtype.kind != "f":
         return float("inf")
     gap = np.abs(left.astype(np.float64) - right.astype(np.float64))

@@ -33,7 +33,7 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path, c
     warm_up(model, settings)
     plan = observe(model, settings, everything, lambda _: None, clock)
     builder = ReferenceBuilder(settings.name, settings.version, plan.taps, len(requests))
-    step = max(min(settings.batching.max_rows, everything.capture.slots), 1)
+    step = max(min(settings.batching.max_rows, plan.recorder.slots), 1)
     chunk = max(len(requests) // BASELINE_READINGS, 1)
     pending = 0
     for start in range(0, len(requests), step):
@@ -42,7 +42,7 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path, c
         model.instrumented(runtime.concatenate([request.inputs for request in batch]))
         plan.recorder.close()
         pending += len(batch)
-        if pending >= min(chunk, everything.capture.slots - step) or start + step >= len(requests):
+        if pending >= min(chunk, plan.recorder.slots - step) or start + step >= len(requests):
             if reading := plan.recorder.drain(0.0):
                 builder.add(reading)
             pending = 0

@@ -10,9 +10,8 @@ from statistics import median
 import torch
 
 from sidecar import capture, runtime
-from sidecar.capture.observe import observe
-from sidecar.capture.state import TapState
-from sidecar.capture.taps import channel_count, channel_dimension
+from sidecar.capture.prices import op_seconds
+from sidecar.capture.taps import channel_dimension
 from sidecar.runtime.trial import attempt, warm_up
 from sidecar.settings import CaptureSettings, ModelSettings
 from sidecar.types import TapPoint
@@ -53,26 +52,8 @@ def modules(settings: ModelSettings, capture_settings: CaptureSettings) -> list[
 
 
 def _tap_seconds(point: TapPoint, shape: tuple[int, ...], rows: int, settings: CaptureSettings) -> float:
-    x = torch.randn(shape)
     dimension = channel_dimension(point, shape)
-    state = TapState(channel_count(point, shape), rows, x.device)
-    slots = torch.arange(rows, dtype=torch.int32)
-    bank = torch.zeros(1, dtype=torch.int32)
-    per_slot = max(shape[0] // rows, 1)
-    return _typical(
-        lambda: observe(
-            x,
-            dimension,
-            slots,
-            per_slot,
-            bank,
-            state.histogram,
-            state.integers,
-            state.floats,
-            rows,
-            settings.near_zero,
-        )
-    )
+    return op_seconds(shape, dimension, rows, settings.near_zero, torch.device("cpu"))
 
 
 def _typical(run: Callable[[], object]) -> float:

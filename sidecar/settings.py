@@ -118,6 +118,10 @@ class ModelSettings(Section):
     runtime: what runs it.
     source: `package.module:factory`, called without arguments, returns the model.
     weights: safetensors file, loaded strictly into what the factory made.
+    path: what holds a whole model, instead of a factory: a `.pt2` package or a Hugging Face folder for torch,
+        an ONNX file for onnx.
+    trust: load a model whose file can run code as it is loaded.
+    compile: serve both variants as compiled graphs, made for every size of a batch before the first request.
     inputs: what the model takes, in the order of its arguments.
     outputs: what it returns, in order, or by name where it returns a mapping.
     device: where it runs, as torch names devices.
@@ -131,8 +135,11 @@ class ModelSettings(Section):
     name: Label
     version: Label = "1"
     runtime: str = "torch"
-    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    source: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     weights: Path | None = None
+    path: Path | None = None
+    trust: bool = False
+    compile: bool = False
     inputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     device: str = "cpu"
@@ -141,6 +148,14 @@ class ModelSettings(Section):
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     baseline: Path | None = None
     batching: BatchingSettings = BatchingSettings()
+
+    @model_validator(mode="after")
+    def _from_one_place(self) -> ModelSettings:
+        if (self.source is None) == (self.path is None):
+            raise ValueError("give either source, a factory, or path, a file or folder that holds the model")
+        if self.path is not None and self.weights is not None:
+            raise ValueError("weights go with source; what path names has its own")
+        return self
 
 
 class CaptureSettings(Section):
@@ -155,7 +170,8 @@ class CaptureSettings(Section):
     sample_key: key of that hash; without one, a client can find out which ids are observed.
     client_choice: a request parameter `sidecar_sample` (bool) overrides the hash.
     near_zero: |x| at or below it counts as near zero and as not firing; a power of two keeps it exact.
-    slots: sampled requests held between two drains; more are counted as dropped.
+    slots: sampled requests held between two drains; more are counted as dropped. By default 2048 on a CPU and
+        512 on a GPU, where 64 taps of 4,096 channels then take 30 MiB.
     drain_seconds: how often sketches are taken off the device.
     patience_ms: how much longer than usual an observed batch may take before its requests are answered
         by the plain variant and observation stops until the stuck one returns.
@@ -168,9 +184,12 @@ class CaptureSettings(Section):
     sample_key: str = ""
     client_choice: bool = True
     near_zero: Annotated[float, Field(gt=0, le=1)] = 2.0**-10
-    slots: Annotated[int, Field(ge=16, le=65_536)] = 2048
+    slots: Annotated[int, Field(ge=16, le=65_536)] | None = None
     drain_seconds: Annotated[float, Field(ge=0.01, le=60)] = 1.0
     patience_ms: Annotated[float, Field(gt=0, le=60_000)] = 250.0
+
+    def slots_on(self, device: str) -> int:
+        return self.slots or (2048 if device == "cpu" else 512)
 
 
 class TimelineSettings(Section):

@@ -124,6 +124,7 @@ class TapPoint:
     block: number of the residual block or stage that it lies in, None outside of all.
     channel_dim: dimension of the activation that holds its channels, None where only its shape can tell.
     default: tapped when the settings name no taps.
+    node: a second name by which the settings may choose it, that of the graph node which gives the value.
     """
 
     name: str
@@ -131,6 +132,7 @@ class TapPoint:
     block: int | None = None
     channel_dim: int | None = None
     default: bool = False
+    node: str = ""
 
 
 Shapes = Mapping[str, tuple[int, ...]]

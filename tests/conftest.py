@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,12 @@ def demo_weights() -> Path:
     from sidecar.demo.run import WEIGHTS, cache_folder
 
     return training.weights(cache_folder({"XDG_CACHE_HOME": str(ROOT / "build")}) / WEIGHTS, lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Name of a model of `tests.runtime.exports` -> its ONNX file, exported once."""
+    from tests.runtime.exports import export
+
+    folder = tmp_path_factory.mktemp("onnx")
+    return cache(lambda name: export(name, folder / f"{name}.onnx"))

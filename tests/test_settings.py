@@ -125,10 +125,25 @@ def test_an_unknown_setting_is_told_those_that_are(sections, message):
     assert message in str(refused.value)
 
 
-@pytest.mark.parametrize("key", ["name", "source", "inputs", "outputs"])
+@pytest.mark.parametrize("key", ["name", "inputs", "outputs"])
 def test_what_a_model_must_have_is_named(key):
     with pytest.raises(ConfigError, match=rf"models\.0\.{key} is missing and must be given"):
         resolve(models=[{name: value for name, value in MODEL.items() if name != key}])
+
+
+@pytest.mark.parametrize("changes", [{"source": None}, {"path": "model.onnx"}])
+def test_a_model_comes_from_a_factory_or_from_a_path_and_not_from_both(changes):
+    with pytest.raises(ConfigError, match="give either source, a factory, or path"):
+        resolve(**model(**changes))
+
+
+def test_weights_beside_a_path_are_refused():
+    with pytest.raises(ConfigError, match="weights go with source"):
+        resolve(**model(source=None, path="model.onnx", weights="model.safetensors"))
+
+
+def test_a_relative_path_lies_in_the_folder_of_the_settings():
+    assert resolve(**model(source=None, path="model.onnx")).models[0].path == Path("/etc/sidecar/model.onnx")
 
 
 def test_models_must_be_given():

@@ -4,6 +4,7 @@ from sidecar.capture.drain import Drainer
 from sidecar.capture.governor import Governor, Spending
 from sidecar.capture.guard import Guard
 from sidecar.capture.instrument import observers
+from sidecar.capture.prices import prices
 from sidecar.capture.recorder import Recorder
 from sidecar.capture.sampling import CHOICE, Choose
 from sidecar.capture.taps import choose, plan
@@ -19,4 +20,5 @@ __all__ = [
     "choose",
     "observers",
     "plan",
+    "prices",
 ]

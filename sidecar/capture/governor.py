@@ -31,7 +31,10 @@ _FRESH = 0.5
 
 
 class Spending(NamedTuple):
-    """Seconds since the start: of inference without telemetry, of taps inside it, of the drain beside it."""
+    """Seconds since the start: of inference without telemetry, of taps inside it, of what a drain brings to light.
+
+    drain: its own time, and that of taps which cannot report theirs.
+    """
 
     inference: float
     taps: float

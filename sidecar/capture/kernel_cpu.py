@@ -18,6 +18,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from sidecar.capture.layout import (
+    CALL_CELLS,
     HISTOGRAM_TABLES,
     MAXIMUM,
     MINIMUM,
@@ -152,7 +153,7 @@ def _accumulate(
             over += outlier_here
             zeros += np.float32(magnitude == np.uint32(0))
             small += np.float32(magnitude < smallest_normal)
-            # Zero wraps to the last bin, which no finite value has; the drain leaves that bin out.
+            # Zero wraps to the last bin, which no finite value has.
             below = np.uint32(np.uint32(magnitude - np.uint32(1)) >> np.uint32(20))
             key[c] = np.uint16(below | np.uint32(np.uint32(word >> np.uint32(20)) & np.uint32(0x800)))
         total1 += s1
@@ -227,6 +228,7 @@ def _accumulate_exactly(
             counts[OUTLIERS] += 1
         if magnitude == np.uint32(0):
             counts[ZEROS] += 1
+            histogram[0, BINS - 1] += 1
         else:
             if magnitude < smallest_normal:
                 counts[SUBNORMALS] += 1
@@ -281,14 +283,14 @@ def observe(
     """
     bank = carray(_pointer(bank_address, np.int32(0)), (1,))[0]
     histogram = carray(_pointer(histogram_address, np.int32(0)), (2, HISTOGRAM_TABLES, BINS))[bank]
-    integer_cells = 2 * channels + slots * SLOT_COUNTS
+    integer_cells = 2 * channels + slots * SLOT_COUNTS + CALL_CELLS
     float_cells = PIVOT_CELLS + 3 * channels + slots * SLOT_SUMS
     integers = carray(_pointer(integers_address, np.int64(0)), (2, integer_cells))[bank]
     floats = carray(_pointer(floats_address, np.float64(0)), (2, float_cells))[bank]
     row_slot = carray(_pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
     fires = integers[:channels]
     outliers = integers[channels : 2 * channels]
-    slot_counts = integers[2 * channels :].reshape((slots, SLOT_COUNTS))
+    slot_counts = integers[2 * channels : 2 * channels + slots * SLOT_COUNTS].reshape((slots, SLOT_COUNTS))
     # Layout keeps the pivot a float32 value, so both precisions subtract the same number.
     pivot = floats[0]
     sums = floats[PIVOT_CELLS : PIVOT_CELLS + channels]

@@ -3,9 +3,10 @@
 A tap has two banks. The op writes the bank that `bank` names while the drain reads and clears the other,
 so neither waits. Per bank:
 
-- histogram int32[HISTOGRAM_TABLES, BINS]: tables whose sum is the histogram; neighbouring values go to
-  different tables, so that a run of equal values does not serialise on one counter
-- integers int64[2 * C + slots * SLOT_COUNTS]: fires[C], outliers[C], then the counts of each slot
+- histogram int32[tables, BINS]: tables whose sum is the histogram. HISTOGRAM_TABLES on a CPU, where neighbouring
+  values go to different ones, so that a run of equal values does not serialise on one counter; one on a GPU
+- integers int64[2 * C + slots * SLOT_COUNTS + CALL_CELLS]: fires[C], outliers[C], the counts of each slot, and
+  the calls of the op, by which a kernel that samples takes turns; it alone writes and reads them
 - floats float64[PIVOT_CELLS + 3 * C + slots * SLOT_SUMS]: the pivot (a float32 value), then sum[C], squares[C] and
   absmax[C], then the power sums about the pivot and the extremes of each slot
 
@@ -17,6 +18,10 @@ from __future__ import annotations
 BANKS = 2
 HISTOGRAM_TABLES = 4
 PIVOT_CELLS = 1
+CALL_CELLS = 1
+
+HISTOGRAM_SHARE = 16
+"""A GPU's histogram takes one in so many tiles; on a CPU it takes all."""
 
 VALUES, ZEROS, NEAR_ZEROS, NAN, POS_INF, NEG_INF, SUBNORMALS, OUTLIERS, POSITIONS = range(9)
 SLOT_COUNTS = 9
@@ -29,7 +34,7 @@ OUTLIER = 6.0
 
 
 def integer_cells(channels: int, slots: int) -> int:
-    return 2 * channels + slots * SLOT_COUNTS
+    return 2 * channels + slots * SLOT_COUNTS + CALL_CELLS
 
 
 def float_cells(channels: int, slots: int) -> int:

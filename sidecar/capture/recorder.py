@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
+from sidecar.capture.banks import banks_on
 from sidecar.capture.guard import Guard
+from sidecar.capture.prices import Price
 from sidecar.capture.sampling import Choose, Sample
 from sidecar.capture.state import TapState
 from sidecar.sketch import Moments, Reading
@@ -33,8 +35,11 @@ class Recorder:
     """The state of all taps of one instrumented model.
 
     choose: a request's sample, or None to leave it alone; called on the thread that runs the model.
-    max_rows: rows of the largest batch. sampled, dropped: requests so far; exported as metrics.
+    max_rows: rows of the largest batch. slots: sampled requests between two drains.
+    sampled, dropped: requests so far; exported as metrics.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
+    nanoseconds: that taps reported so far. charged: those of the taps in `prices`, which report none; known
+        once they are drained.
     """
 
     DROP_REASONS = ("slots", "stuck")
@@ -47,15 +52,17 @@ class Recorder:
         self.sampled = 0
         self.rows = 0
         self.dropped: Counter[str] = Counter(dict.fromkeys(self.DROP_REASONS, 0))
-        self.nanoseconds = 0
-        self.bank = torch.zeros(1, dtype=torch.int32, device=device)
-        self.row_slot = torch.full((max(max_rows, 1),), -1, dtype=torch.int32, device=device)
+        self.nanoseconds = self.charged = 0
+        self.banks = banks_on(device, max(max_rows, 1))
+        self.bank, self.row_slot = self.banks.bank, self.banks.row_slot
         self.states: dict[Tap, TapState] = {}
+        self.prices: Mapping[Tap, Price] = {}
         self._clock = clock
-        self._slots = slots
+        self.slots = slots
         self._staged = torch.full((max(max_rows, 1),), -1, dtype=torch.int32)
         self._writing = 0
         self._used = [0, 0]
+        self._batches = [0, 0]
         self._weights = np.ones((2, slots))
         self._common = np.ones((2, slots), dtype=np.bool_)
         self._running = threading.Lock()
@@ -87,12 +94,12 @@ class Recorder:
     def _give_slots(
         self, requests: Sequence[InferRequest], chosen: Sequence[Sample | None], *, counted: bool
     ) -> bool:
-        """False when all slots are taken. Called with `_running` held."""
+        """False when all slots are taken, or the device cannot take them. Called with `_running` held."""
         staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
         sampled = 0
         weights, common = self._weights[self._writing], self._common[self._writing]
         for request, sample in zip(requests, chosen, strict=True):
-            taken = sample is not None and used < self._slots
+            taken = sample is not None and used < self.slots
             staged[row : row + request.rows] = used if taken else -1
             if sample and taken:
                 weights[used], common[used] = sample
@@ -103,18 +110,24 @@ class Recorder:
         if not sampled:
             return False
         staged[row:] = -1
-        self.row_slot.copy_(self._staged, non_blocking=True)
+        if not self.banks.send(self._staged):
+            self.dropped["stuck"] += sampled
+            return False
         self._used[self._writing] = used
+        self._batches[self._writing] += 1
         self.rows = row
         self.sampled += sampled if counted else 0
         return True
 
     def close(self) -> None:
         """The batch that `open` announced has run."""
-        if self._retire_wanted:
-            self._flip()
-        self._observing = False
-        self._running.release()
+        try:
+            self.banks.written()
+            if self._retire_wanted:
+                self._flip()
+        finally:
+            self._observing = False
+            self._running.release()
 
     def drain(self, patience: float) -> Reading | None:
         """Take what was seen since the last drain; None when nothing was, or a batch ran all the while.
@@ -133,6 +146,7 @@ class Recorder:
         if not self._retired.wait(patience):
             return None
         reading = self._read(1 - self._writing)
+        self._charge(1 - self._writing, reading)
         self._retired.clear()
         return reading
 
@@ -142,19 +156,25 @@ class Recorder:
             return
         self._retire_wanted = False
         self._writing = 1 - self._writing
-        self.bank.fill_(self._writing)
+        self.banks.switch(self._writing)
         self._retired.set()
 
     def _read(self, bank: int) -> Reading:
         used = self._used[bank]
         weights, common = self._weights[bank, :used].copy(), self._common[bank, :used].copy()
         sketches, rows = {}, {}
-        for tap, state in self.states.items():
-            sketches[tap], seen = state.read(bank, used)
+        contents = self.banks.fetch(self.states, bank)
+        for (tap, state), held in zip(self.states.items(), contents, strict=True):
+            sketches[tap], seen = state.decode(held, used)
             rows[tap] = replace(seen, weights=weights, common=common)
-            state.clear(bank, used, _pivot(sketches[tap].moments))
+        self.banks.clear(self.states, bank, used, [_pivot(sketch.moments) for sketch in sketches.values()])
         self._used[bank] = 0
         return Reading(at=self._clock(), sketches=sketches, rows=rows, requests=used)
+
+    def _charge(self, bank: int, reading: Reading) -> None:
+        for tap, price in self.prices.items():
+            self.charged += price.of(self._batches[bank], reading.sketches[tap].counts.values)
+        self._batches[bank] = 0
 
     def memory(self) -> int:
         """Bytes of state on the device."""

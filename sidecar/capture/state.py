@@ -14,6 +14,9 @@ from sidecar.sketch import BINS, Channels, Counts, Histogram, Moments, RequestRo
 
 Array = npt.NDArray[Any]
 
+Contents = tuple[Array, ...]
+"""histogram, integers and floats of one bank, on the host."""
+
 _ROUNDING = 1e-6
 """Power sums are float32 within a tile, so less than this share of one is rounding."""
 
@@ -31,8 +34,9 @@ class TapState(nn.Module):
     def __init__(self, channels: int, slots: int, device: torch.device) -> None:
         super().__init__()
         self.channels, self.slots = channels, slots
+        tables = layout.HISTOGRAM_TABLES if device.type == "cpu" else 1
         shapes = {
-            "histogram": ((layout.HISTOGRAM_TABLES, BINS), torch.int32),
+            "histogram": ((tables, BINS), torch.int32),
             "integers": ((layout.integer_cells(channels, slots),), torch.int64),
             "floats": ((layout.float_cells(channels, slots),), torch.float64),
         }
@@ -50,25 +54,49 @@ class TapState(nn.Module):
         integers[: slot_cells + used * layout.SLOT_COUNTS].zero_()
         slot_cells = layout.PIVOT_CELLS + 3 * self.channels
         floats[:slot_cells].zero_()
-        floats[0] = float(np.float32(pivot))
+        floats[0].fill_(float(np.float32(pivot)))
         sums = floats[slot_cells:].view(self.slots, layout.SLOT_SUMS)[:used]
         sums.zero_()
-        sums[:, layout.MINIMUM] = torch.inf
-        sums[:, layout.MAXIMUM] = -torch.inf
+        sums[:, layout.MINIMUM].fill_(torch.inf)
+        sums[:, layout.MAXIMUM].fill_(-torch.inf)
+
+    def contents(self, bank: int) -> Contents:
+        """A bank that lies on the host, as it is."""
+        return tuple(part[bank].numpy() for part in self._parts())
+
+    def pack(self, bank: int) -> list[torch.Tensor]:
+        """The same as bytes, on any device."""
+        return [part[bank].reshape(-1).view(torch.uint8) for part in self._parts()]
+
+    @property
+    def bank_bytes(self) -> int:
+        return sum(part[0].nbytes for part in self._parts())
+
+    def unpack(self, host: torch.Tensor) -> Contents:
+        """The contents that `pack` gave and that now lie one after another in `host`."""
+        sizes = [part[0].nbytes for part in self._parts()]
+        pieces = zip(torch.split(host, sizes), self._parts(), strict=True)
+        return tuple(piece.view(like.dtype).view(like.shape[1:]).numpy() for piece, like in pieces)
+
+    def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.histogram, self.integers, self.floats
 
     def read(self, bank: int, used: int) -> tuple[TapSketch, RequestRows]:
-        """What `bank` saw: the sketch over all its requests, and one row of statistics for each."""
-        tables = self.histogram[bank].cpu().numpy()
-        integers = self.integers[bank].cpu().numpy()
-        floats = self.floats[bank].cpu().numpy()
+        """`decode` of a bank that lies on the host."""
+        return self.decode(self.contents(bank), used)
+
+    def decode(self, contents: Contents, used: int) -> tuple[TapSketch, RequestRows]:
+        """What a bank saw: the sketch over all its requests, and one row of statistics for each.
+
+        It keeps nothing of `contents`.
+        """
+        tables, integers, floats = contents
         width = self.channels
-        counts = integers[2 * width :].reshape(self.slots, layout.SLOT_COUNTS)[:used]
+        counts = integers[2 * width : 2 * width + used * layout.SLOT_COUNTS].reshape(used, layout.SLOT_COUNTS)
         first = layout.PIVOT_CELLS
         sums = floats[first + 3 * width :].reshape(self.slots, layout.SLOT_SUMS)[:used]
         pivot = float(floats[0])
         bins = tables.sum(axis=0, dtype=np.int64)
-        # Zeros were sent to the last bin, which no finite value has.
-        bins[BINS - 1] = 0
         total = counts.sum(axis=0)
         finite = int(total[layout.VALUES] - total[layout.NAN] - total[layout.POS_INF] - total[layout.NEG_INF])
         powers = sums[:, layout.S1 : layout.S4 + 1].sum(axis=0)

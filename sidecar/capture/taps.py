@@ -24,20 +24,24 @@ class Placement:
 
 
 def choose(points: Sequence[TapPoint], globs: Sequence[str]) -> list[TapPoint]:
-    """The points whose name matches a glob, in the order of `points`; without globs those tapped by default.
+    """The points of which a name matches a glob, in the order of `points`; without globs those tapped by default.
 
     Raises ConfigError for a glob that matches nothing.
     """
     if not globs:
         return [point for point in points if point.default]
-    names = [point.name for point in points]
+    names = [name for point in points for name in (point.name, point.node) if name]
     if missing := [glob for glob in globs if not any(fnmatchcase(name, glob) for name in names)]:
         near = list(dict.fromkeys(name for glob in missing for name in get_close_matches(glob, names)))
         hint = f"; near are {', '.join(near)}" if near else ""
         raise ConfigError(
             f"taps {missing} match nothing{hint}; without `taps`, `sidecar taps` lists all there is"
         )
-    return [point for point in points if any(fnmatchcase(point.name, glob) for glob in globs)]
+    return [
+        point
+        for point in points
+        if any(fnmatchcase(name, glob) for glob in globs for name in (point.name, point.node))
+    ]
 
 
 def plan(points: Sequence[TapPoint], small: Shapes, large: Shapes, *, batched: bool) -> tuple[Placement, ...]:

@@ -91,7 +91,7 @@ class NoDriftScale:
 
 
 def signed_counts(sketch: TapSketch) -> Integers:
-    return sketch.histogram.signed(sketch.counts.zeros)
+    return sketch.histogram.signed()
 
 
 def divergences(
@@ -101,7 +101,7 @@ def divergences(
 
     About 0 on average without drift, so a single one may be negative; NaN without values.
     """
-    if not window.moments.n or not reference.moments.n:
+    if not window.histogram.total or not reference.histogram.total:
         return math.nan, math.nan
     expected, seen = cells.shares(signed_counts(reference)), cells.shares(signed_counts(window))
     noise = 1 / window.counts.requests + 1 / reference.counts.requests

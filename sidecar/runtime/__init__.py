@@ -10,8 +10,11 @@ from sidecar.errors import ConfigError
 from sidecar.settings import ModelSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
-RUNTIMES = {"torch": "sidecar.runtime.torch:TorchRuntime"}
+RUNTIMES = {"torch": "sidecar.runtime.torch:TorchRuntime", "onnx": "sidecar.runtime.onnx:OnnxRuntime"}
 """Name in the settings -> class, imported only when chosen."""
+
+EXTRAS = {"onnx": "'activation-sidecar[cpu]', or [gpu] for CUDA"}
+"""Name in the settings -> what to install for it beside the sidecar itself."""
 
 
 class Runtime(Protocol):
@@ -31,7 +34,10 @@ class Runtime(Protocol):
         """Everywhere that an activation may be seen, in the model's order; some of it may never run."""
 
     def activation_shapes(self, names: Sequence[str], batch: Mapping[str, Tensor]) -> Shapes:
-        """Shapes at the named points during one plain run; a point without a floating-point activation is absent."""
+        """Shapes at the named points during one plain run.
+
+        A point without a floating-point activation on the model's device is absent.
+        """
 
     def instrument(self, observers: Mapping[str, Observer]) -> None:
         """Build the instrumented variant: a second graph over the same weights, an observer at each named point.
@@ -49,7 +55,14 @@ def load(settings: ModelSettings) -> Runtime:
     if settings.runtime not in RUNTIMES:
         raise ConfigError(f"runtime {settings.runtime!r} is unknown; there are {', '.join(RUNTIMES)}")
     module, _, name = RUNTIMES[settings.runtime].partition(":")
-    runtime: Runtime = getattr(import_module(module), name)(settings)
+    try:
+        back_end = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if settings.runtime not in EXTRAS:
+            raise
+        needs = EXTRAS[settings.runtime]
+        raise ConfigError(f"runtime {settings.runtime} needs {error.name}: pip install {needs}") from error
+    runtime: Runtime = back_end(settings)
     return runtime
 
 

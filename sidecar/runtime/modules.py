@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sidecar.runtime.blocks import Block, find_blocks
-from sidecar.types import Observer, Site, TapPoint
+from sidecar.types import Site, TapPoint
 
 _SITES: tuple[tuple[re.Pattern[str], Site], ...] = (
     (re.compile(r"(^|_)(attn|attention|self_attn|mha)$"), "attn_out"),
@@ -86,42 +86,18 @@ def _members(output: object) -> Iterator[object]:
         yield from (getattr(output, field.name) for field in fields(output))
 
 
-def activation_shapes(
-    model: nn.Module, names: Sequence[str], run: Callable[[], object]
-) -> dict[str, tuple[int, ...]]:
-    """Shape of each named module's activation while `run` runs the model, in the order in which they finished."""
-    modules = dict(model.named_modules())
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(name: str, output: object) -> None:
-        tensor = first_tensor(output)
-        if tensor is not None and tensor.is_floating_point() and tensor.dim() > 0:
-            shapes.setdefault(name, tuple(tensor.shape))
-
-    handles = [
-        modules[name].register_forward_hook(lambda _module, _args, output, name=name: note(name, output))
-        for name in names
-    ]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes
-
-
-def install(model: nn.Module, observers: Mapping[str, Observer]) -> None:
+def install(model: nn.Module, calls: Mapping[str, Callable[[torch.Tensor], None]]) -> None:
     """Put a forward hook on each named module."""
     modules = dict(model.named_modules())
-    for name, observer in observers.items():
-        modules[name].register_forward_hook(_hook(observer.fold))
+    for name, call in calls.items():
+        modules[name].register_forward_hook(_hook(call))
 
 
-def _hook(fold: Callable[[torch.Tensor], None]) -> Callable[[nn.Module, object, object], None]:
+def _hook(call: Callable[[torch.Tensor], None]) -> Callable[[nn.Module, object, object], None]:
     def hook(_module: nn.Module, _args: object, output: object) -> None:
         # Most outputs are tensors, and a call costs as much as a small fold.
         x = output if isinstance(output, torch.Tensor) else first_tensor(output)
         if x is not None:
-            fold(x)
+            call(x)
 
     return hook

@@ -1,21 +1,19 @@
-"""Torch models: a factory named in the settings, weights from safetensors, two variants over one set of weights."""
+"""Torch models from a factory, a `.pt2` package or a Hugging Face folder: two variants over one set of weights."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from sidecar.errors import InferenceError, ModelError
-from sidecar.runtime import modules
+from sidecar.runtime import exported, factory, modules, transformers
+from sidecar.runtime.examples import example
+from sidecar.runtime.trial import batch_sizes
 from sidecar.settings import ModelSettings, TensorSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
@@ -36,35 +34,8 @@ _TORCH_DTYPES = {
 }
 
 
-def build(source: str) -> nn.Module:
-    """Import and call the factory `package.module:factory`. Raises ModelError."""
-    module_name, _, attribute = source.partition(":")
-    try:
-        factory = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"source {source} cannot be imported: {error}") from error
-    if not callable(factory):
-        raise ModelError(
-            f"source {source} is a {type(factory).__name__}, must be a function that returns a torch.nn.Module"
-        )
-    model = factory()
-    if not isinstance(model, nn.Module):
-        raise ModelError(f"source {source} returned {type(model).__name__}, must return a torch.nn.Module")
-    return model
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load safetensors strictly: every tensor of the model and no other. Raises ModelError."""
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError as error:
-        raise ModelError(f"weights {path} do not exist") from error
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"weights {path} are not a safetensors file: {error}") from error
-    try:
-        model.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise ModelError(f"weights {path} do not fit the model: {error}") from error
+_USUAL_THREADS = torch.get_num_threads()
+"""What torch chose for this machine, read before any model sets another number."""
 
 
 def share(model: nn.Module) -> nn.Module:
@@ -74,6 +45,15 @@ def share(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
     except (TypeError, RuntimeError) as error:
         raise ModelError(f"the model cannot be copied for its instrumented variant: {error}") from error
+
+
+class Graph(Protocol):
+    """How a model is tapped: `modules` does it with hooks, `exported` with nodes of a graph."""
+
+    def tap_points(self, model: Any) -> list[TapPoint]: ...
+
+    def install(self, model: Any, calls: Mapping[str, Callable[[torch.Tensor], None]]) -> None:
+        """Call each with the activation at the point of that name, every time that `model` computes it."""
 
 
 class TorchRuntime:
@@ -87,65 +67,112 @@ class TorchRuntime:
                 )
         self.inputs = _specs(settings.inputs)
         self.outputs = _specs(settings.outputs)
-        self._threads = settings.threads
-        model = build(settings.source)
-        if settings.weights is not None:
-            load_weights(model, settings.weights)
+        self._settings = settings
         try:
             self._device = torch.device(settings.device)
-            self._plain = model.eval().to(self._device)
+            torch.empty(0, device=self._device)
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"device {settings.device} cannot be used: {error}") from error
-        self._instrumented: nn.Module | None = None
+        self._graph: Graph = modules
+        self._positional = len(self.inputs)
+        self._copy: Callable[[], nn.Module] = lambda: share(self._model)
+        self._model = self._load(settings)
+        self._plain = self._instrumented = self._variant(self._model)
+
+    def _load(self, settings: ModelSettings) -> nn.Module:
+        """The model on its device, ready for inference. Raises ConfigError or ModelError."""
+        path = settings.path
+        if path is not None and path.suffix == exported.SUFFIX:
+            self._graph = exported
+            package, self._positional = exported.load(path, self._device, trust=settings.trust)
+            self._copy = package.module
+            return package.module()
+        if path is not None and not path.is_dir():
+            raise ModelError(f"path {path} must be a {exported.SUFFIX} package or a Hugging Face folder")
+        if path is not None:
+            self._positional = 0
+            model = transformers.load(path)
+        else:
+            model = factory.build(settings.source or "")
+            if settings.weights is not None:
+                factory.load_weights(model, settings.weights)
+        try:
+            return model.eval().to(self._device)
+        except RuntimeError as error:
+            raise ModelError(f"device {settings.device} cannot hold the model: {error}") from error
+
+    def _variant(self, model: nn.Module) -> Callable[..., Any]:
+        """What runs `model`: its graphs for every size of a batch, or itself. Raises ModelError."""
+        if not self._settings.compile:
+            return model
+        from sidecar.runtime import compiled
+
+        compiled.require_compiler(self._device)
+        # A graph holds only for the number of threads that it was compiled for.
+        self.prepare_thread()
+        with torch.inference_mode():
+            calls = [self._arguments(self.example(rows)) for rows in batch_sizes(self._settings)]
+            for args, kwargs in calls:
+                for spec, tensor in zip(self.inputs, (*args, *kwargs.values()), strict=True):
+                    compiled.leave_free(tensor, spec.shape)
+            return compiled.compile_for(model, calls)
 
     def prepare_thread(self) -> None:
-        if self._threads:
-            torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._settings.threads or _USUAL_THREADS)
 
     def example(self, rows: int) -> dict[str, Tensor]:
-        """Standard normal floats, zeros elsewhere; unknown sizes are 1."""
-        random = np.random.default_rng(0)
-        batch = {}
-        for spec in self.inputs:
-            shape = tuple(1 if size < 0 else size for size in spec.shape)
-            if spec.shape[:1] == (-1,):
-                shape = (rows, *shape[1:])
-            values = torch.zeros(shape, dtype=_TORCH_DTYPES[spec.datatype])
-            if values.is_floating_point():
-                values.copy_(torch.from_numpy(random.standard_normal(shape)))
-            batch[spec.name] = Tensor(spec.datatype, _to_numpy(values))
-        return batch
+        return example(self.inputs, rows, batched=self._settings.batching.max_rows > 0)
 
-    def arguments(self, batch: Mapping[str, Tensor]) -> list[torch.Tensor]:
-        """Positional arguments of the model, in the order of `inputs`, on its device."""
+    def _arguments(self, batch: Mapping[str, Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        """The inputs on the model's device, in their order: by position and, beyond those, by name."""
         tensors = []
         for spec in self.inputs:
             values = torch.from_numpy(batch[spec.name].array)
             if spec.datatype == "BF16":
                 values = values.view(torch.bfloat16)
             tensors.append(values.to(self._device))
-        return tensors
+        names = [spec.name for spec in self.inputs[self._positional :]]
+        by_name = dict(zip(names, tensors[self._positional :], strict=True))
+        return tensors[: self._positional], by_name
 
     def tap_points(self) -> list[TapPoint]:
-        return modules.tap_points(self._plain)
+        return self._graph.tap_points(self._model)
 
     def activation_shapes(self, names: Sequence[str], batch: Mapping[str, Tensor]) -> Shapes:
-        return modules.activation_shapes(self._plain, names, lambda: self.plain(batch))
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def note(name: str) -> Callable[[torch.Tensor], None]:
+            def note(x: torch.Tensor) -> None:
+                if x.is_floating_point() and x.dim() > 0 and x.device.type == self._device.type:
+                    shapes.setdefault(name, tuple(x.shape))
+
+            return note
+
+        trial = self._copy()
+        self._graph.install(trial, {name: note(name) for name in names})
+        self._run(trial, batch)
+        return shapes
 
     def instrument(self, observers: Mapping[str, Observer]) -> None:
-        variant = share(self._plain)
-        modules.install(variant, observers)
-        self._instrumented = variant
+        variant = self._copy()
+        if self._settings.compile:
+            from sidecar.runtime.compiled import InGraph
+
+            self._graph.install(variant, {name: InGraph(observer) for name, observer in observers.items()})
+        else:
+            self._graph.install(variant, {name: observer.fold for name, observer in observers.items()})
+        self._instrumented = self._variant(variant)
 
     def plain(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self._run(self._plain, batch)
 
     def instrumented(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self._run(self._instrumented or self._plain, batch)
+        return self._run(self._instrumented, batch)
 
-    def _run(self, model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _run(self, model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.inference_mode():
-            output = model(*self.arguments(batch))
+            by_position, by_name = self._arguments(batch)
+            output = model(*by_position, **by_name)
             return {
                 spec.name: Tensor(spec.datatype, _to_numpy(self._typed(spec, tensor)))
                 for spec, tensor in zip(self.outputs, self._pick(output), strict=True)
@@ -157,6 +184,8 @@ class TorchRuntime:
             picked = [output.get(spec.name) for spec in self.outputs]
         elif isinstance(output, tuple | list):
             picked = output[: len(self.outputs)]
+        elif is_dataclass(output):
+            picked = [getattr(output, spec.name, None) for spec in self.outputs]
         else:
             picked = [output]
         if len(picked) != len(self.outputs) or not all(isinstance(item, torch.Tensor) for item in picked):

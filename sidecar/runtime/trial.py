@@ -28,6 +28,11 @@ def attempt(
         raise ModelError(f"model {settings.name} does not run on {shapes}: {error}") from error
 
 
+def batch_sizes(settings: ModelSettings) -> list[int]:
+    """Rows of the smallest and of the largest batch."""
+    return sorted({1, max(settings.batching.max_rows, 1)})
+
+
 def warm_up(model: Runtime, settings: ModelSettings) -> float:
     """Run the smallest and the largest batch once; seconds that the largest took.
 
@@ -35,7 +40,7 @@ def warm_up(model: Runtime, settings: ModelSettings) -> float:
     """
     model.prepare_thread()
     took = 0.0
-    for rows in sorted({1, max(settings.batching.max_rows, 1)}):
+    for rows in batch_sizes(settings):
         batch = model.example(rows)
         started = time.perf_counter()
         attempt(settings, model.plain, batch)

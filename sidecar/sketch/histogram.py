@@ -1,4 +1,4 @@
-"""Counts of values keyed by the top bits of their float32."""
+"""Counts of values, zeros among them, keyed by the top bits of their float32."""
 
 from __future__ import annotations
 
@@ -62,7 +62,11 @@ def _lower_bounds() -> npt.NDArray[np.float64]:
 
 @dataclass(slots=True, eq=False)
 class Histogram:
-    """counts: int64[4096]. Zeros and non-finite values are counted elsewhere and are not in it."""
+    """counts: int64[4096]; the last cell, whose bits no finite value has, holds the zeros.
+
+    Non-finite values are counted elsewhere. A kernel may show it a share of the values only, chosen by
+    where they stand and not by what they are: `total` says how many, and what it answers are shares of those.
+    """
 
     counts: npt.NDArray[np.int64]
 
@@ -80,23 +84,33 @@ class Histogram:
     def copy(self) -> Histogram:
         return Histogram(self.counts.copy())
 
-    def signed(self, zeros: int) -> npt.NDArray[np.int64]:
-        """Counts from the most negative to the most positive value, int64[4097]; cell 2048 holds `zeros`."""
-        return np.concatenate([self.counts[: _PER_SIGN - 1 : -1], [zeros], self.counts[:_PER_SIGN]])
+    @property
+    def zeros(self) -> int:
+        return int(self.counts[-1])
 
-    def cumulative_at(self, bounds: npt.ArrayLike, zeros: int) -> npt.NDArray[np.int64]:
+    @property
+    def total(self) -> int:
+        """Values that were counted here."""
+        return int(self.counts.sum())
+
+    def signed(self) -> npt.NDArray[np.int64]:
+        """Counts from the most negative to the most positive value, int64[4097]; cell 2048 holds the zeros."""
+        negative = self.counts[-2 : _PER_SIGN - 1 : -1]
+        return np.concatenate([[0], negative, [self.zeros], self.counts[:_PER_SIGN]])
+
+    def cumulative_at(self, bounds: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """How many values lie at or below each signed bound, int64 of the shape of `bounds`.
 
         Exact where a bound is a positive edge or 0. A negative edge leaves out the values that equal
         it, and a bucket that a bound cuts counts as above it.
         """
-        cumulative = np.concatenate([[0], np.cumsum(self.signed(zeros))])
+        cumulative = np.concatenate([[0], np.cumsum(self.signed())])
         result: npt.NDArray[np.int64] = cumulative[np.searchsorted(_upper_bounds(), bounds, side="right")]
         return result
 
-    def quantile(self, q: float, zeros: int) -> float:
+    def quantile(self, q: float) -> float:
         """Value below which the share `q` of all values lies; within a bucket linear; NaN without values."""
-        cumulative = np.cumsum(self.signed(zeros))
+        cumulative = np.cumsum(self.signed())
         if cumulative[-1] == 0:
             return float("nan")
         target = max(q * float(cumulative[-1]), 1.0)

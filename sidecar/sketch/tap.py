@@ -46,7 +46,7 @@ class TapSketch:
         seen = wide[finite]
         mean = float(seen.mean()) if seen.size else 0.0
         centred = seen - mean
-        nonzero = seen[seen != 0].astype(np.float32)
+        keys = np.where(seen == 0, BINS - 1, bin_index(np.where(seen == 0, 1, seen).astype(np.float32)))
         fires = magnitude > near_zero
         outliers = magnitude >= OUTLIER
         return cls(
@@ -71,7 +71,7 @@ class TapSketch:
                 minimum=float(seen.min(initial=math.inf)),
                 maximum=float(seen.max(initial=-math.inf)),
             ),
-            histogram=Histogram(np.bincount(bin_index(nonzero), minlength=BINS).astype(np.int64)),
+            histogram=Histogram(np.bincount(keys, minlength=BINS).astype(np.int64)),
             channels=Channels(
                 positions=rows.shape[0],
                 fires=np.count_nonzero(fires, axis=0).astype(np.int64),

@@ -17,7 +17,7 @@ from sidecar.sketch.histogram import BINS, Histogram
 from sidecar.sketch.moments import Moments
 
 _MAGIC: Final = b"TAPS"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _HEADER: Final = struct.Struct("<4sHI")
 _COUNTS: Final = struct.Struct("<10q")
 _MOMENTS: Final = struct.Struct("<q6d")

@@ -59,7 +59,7 @@ async def test_slots_that_cannot_be_given_lose_no_request(serve, configure):
 
 async def test_a_tap_that_raises_loses_no_request(serve, configure, monkeypatch):
     async with serve(configure()) as client:
-        monkeypatch.setattr("sidecar.capture.observe._fold", boom)
+        monkeypatch.setattr("sidecar.capture.launch_cpu._fold", boom)
         await client.send(REQUESTS)
         counts = await client.metrics()
     assert counts("sidecar_telemetry_failures_total", part="tap") > 0

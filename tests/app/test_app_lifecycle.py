@@ -43,6 +43,18 @@ def test_a_tolerance_lets_a_small_difference_pass(configure):
     assert Model(configure(factory("Noisy", tolerance=2.0)).models[0], configure(), lambda: 0.0).observation
 
 
+def test_a_difference_in_bfloat16_is_one_between_numbers(configure):
+    half = {kind: [{**SMALL[kind][0], "datatype": "BF16"}] for kind in SMALL}
+    assert Model(
+        configure(factory("Noisy", **half, tolerance=2.0)).models[0], configure(), lambda: 0.0
+    ).observation
+
+
+def test_the_smallest_batch_is_checked_as_well_as_the_largest(configure):
+    model = Model(configure(factory("NoisyAlone")).models[0], configure(), lambda: 0.0)
+    assert "output logits of the instrumented variant differs by" in model.detail
+
+
 def test_a_silent_tap_is_named_and_the_model_served_plain(configure):
     model = Model(configure(factory("Gram")).models[0], configure(), lambda: 0.0)
     assert model.observation is None

@@ -52,9 +52,9 @@ ROUNDS = 2
 PLAIN, NAIVE = "plain", "naive hooks"
 CAPTURE = {
     PLAIN: "enabled = false",
-    "0%": "sample_rate = 0.0",
-    "10%": "sample_rate = 0.1",
-    "100%": "sample_rate = 1.0",
+    "0%": "sample_rate = 0.0\nbudget = 1.0",
+    "10%": "sample_rate = 0.1\nbudget = 1.0",
+    "100%": "sample_rate = 1.0\nbudget = 1.0",
     NAIVE: "enabled = false",
 }
 

@@ -206,6 +206,11 @@ def test_an_activation_that_its_state_was_not_made_for_is_refused_and_writes_not
     assert all(torch.equal(a, b) for a, b in zip(before, seen.state.buffers(), strict=True))
 
 
+def test_an_activation_on_another_device_is_refused_and_not_read():
+    with pytest.raises(ValueError, match="an activation on meta cannot be observed on a CPU"):
+        Fold(KERNELS["bound"], 5)(torch.empty(2, 30, 5, device="meta"), [0, 1])
+
+
 def test_an_expanded_view_is_read_as_it_looks(kernel):
     x = torch.tensor([[2.0], [3.0]]).expand(2, 7)
     assert Fold(kernel, 7)(x, [0, 1]).read(2)[1].mean.tolist() == [2, 3]

@@ -115,10 +115,10 @@ def test_the_self_checks_batch_is_not_counted_as_sampled(make_recorder, make_req
 def test_an_error_while_slots_are_given_is_counted_and_leaves_nothing_locked(make_recorder, make_request):
     recorder = make_recorder()
     batch = [make_request(1)]
-    recorder.row_slot, row_slot = None, recorder.row_slot
+    recorder.banks.row_slot, row_slot = None, recorder.row_slot
     assert not recorder.open(batch)
     assert recorder.guard.failures["sampling"] == 1
-    recorder.row_slot = row_slot
+    recorder.banks.row_slot = row_slot
     assert recorder.open(batch)
     assert recorder.dropped["stuck"] == 0
 
@@ -129,7 +129,7 @@ def test_a_drain_that_raises_loses_no_slot_and_the_next_one_reads_it(
     recorder = make_recorder()
     observe_batch(recorder, run_batch, [make_request(3), make_request(4)])
     state = recorder.states[tap]
-    monkeypatch.setattr(type(state), "read", lambda *_: 1 / 0)
+    monkeypatch.setattr(type(state), "decode", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         recorder.drain(0.0)
     monkeypatch.undo()
@@ -215,7 +215,7 @@ def test_a_model_thread_and_a_drain_thread_lose_and_double_nothing(
 
 def test_memory_is_the_size_of_both_banks(make_recorder):
     recorder = make_recorder(slots=16)
-    bank = 4 * 4096 * 4 + (2 * 3 + 16 * 9) * 8 + (1 + 3 * 3 + 16 * 6) * 8
+    bank = 4 * 4096 * 4 + (2 * 3 + 16 * 9 + 1) * 8 + (1 + 3 * 3 + 16 * 6) * 8
     assert recorder.memory() == 2 * bank
 
 

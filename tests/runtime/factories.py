@@ -33,6 +33,23 @@ class Mapping(nn.Module):
         return {"extra": x, "y": x + 1, "z": -x}
 
 
+@dataclass
+class Answer:
+    extra: None
+    y: torch.Tensor
+    z: torch.Tensor
+
+
+class Structured(nn.Module):
+    def forward(self, x: torch.Tensor) -> Answer:
+        return Answer(None, x + 1, -x)
+
+
+class WithNothing(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return x + 1, None
+
+
 class Scalar(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 2

@@ -1,4 +1,4 @@
-"""What is found in a torch model, and hooks that are always removed."""
+"""What is found in a torch model, and what its hooks see."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sidecar.runtime.modules import activation_shapes, first_tensor, install, tap_points
-from sidecar.types import Observer
+from sidecar.runtime.modules import first_tensor, install, tap_points
 from tests.runtime.factories import Backboned, Block, Nested, Residual1d, Stages, Transformer
 
 
@@ -123,48 +122,14 @@ def test_a_module_that_says_nothing_is_like_those_around_it():
     assert point(nn.Sequential(Residual1d(2), nn.Linear(2, 2)), "0.relu").channel_dim == 1
 
 
-def hooks(model):
-    return sum(len(module._forward_hooks) for module in model.modules())
-
-
-def test_trial_shapes_come_in_the_order_of_the_run():
-    model = Transformer(1)
-    shapes = activation_shapes(model, ["head", "blocks.0"], lambda: model(torch.zeros(2, 7, 2)))
-    assert list(shapes.items()) == [("blocks.0", (2, 7, 4)), ("head", (2, 5))]
-
-
-def test_what_gives_no_floating_point_tensor_has_no_shape():
-    class Indices(nn.Module):
-        def forward(self, x):
-            return x.argmax(-1)
-
-    model = nn.Sequential(nn.Identity(), Indices())
-    model.spare = nn.Identity()
-    shapes = activation_shapes(model, ["0", "1"], lambda: nn.Sequential.forward(model[:2], torch.zeros(2, 3)))
-    assert shapes == {"0": (2, 3)}
-
-
-def test_trial_runs_leave_no_hook_behind():
-    model = Transformer()
-    activation_shapes(model, ["head", "blocks.0"], lambda: model(torch.zeros(2, 7, 2)))
-    assert hooks(model) == 0
-
-
-def test_a_trial_run_that_raises_leaves_no_hook_behind():
-    model = Transformer()
-    with pytest.raises(RuntimeError):
-        activation_shapes(model, ["head", "blocks.0"], lambda: model(torch.zeros(2, 7, 99)))
-    assert hooks(model) == 0
-
-
 def watch(model, names):
-    """What the observers of `names` were given."""
+    """What is seen at `names`."""
     seen = []
-    install(model, {name: Observer(seen.append, lambda *_: None, ()) for name in names})
+    install(model, dict.fromkeys(names, seen.append))
     return seen
 
 
-def test_an_observer_gets_the_activation_at_its_point():
+def test_a_hook_gets_the_activation_at_its_point():
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     seen = watch(model, ["0"])
     x = torch.randn(4, 3)
@@ -172,7 +137,7 @@ def test_an_observer_gets_the_activation_at_its_point():
     assert torch.equal(seen[0], model[0](x))
 
 
-def test_a_module_without_tensor_calls_no_observer():
+def test_a_module_without_tensor_calls_no_hook():
     class Nothing(nn.Module):
         def forward(self, x):
             return None

@@ -139,7 +139,7 @@ def test_an_example_fits_the_inputs_and_is_the_same_each_time(datatype):
         ]
     )
     example = model.example(5)
-    assert [tensor.array.shape for tensor in example.values()] == [(5, 4, 1), (2, 2), ()]
+    assert [tensor.array.shape for tensor in example.values()] == [(5, 4, 8), (2, 2), ()]
     assert all(tensor.array.dtype == DATATYPES[datatype] for tensor in example.values())
     again = model.example(5)
     assert all(np.array_equal(example[name].array, again[name].array) for name in example)
@@ -166,11 +166,27 @@ def test_a_mappings_outputs_are_taken_by_name():
     assert (answer["z"].array[0, 0], answer["y"].array[0, 0]) == (-1, 2)
 
 
+def test_outputs_of_a_dataclass_go_by_name():
+    model = load("Structured", outputs=[output("z"), output("y")])
+    answer = model.plain({"x": Tensor("FP32", np.ones((1, 3), np.float32))})
+    assert (answer["z"].array[0, 0], answer["y"].array[0, 0]) == (-1, 2)
+
+
+def test_a_tuple_may_go_on_with_nothing():
+    model = load("WithNothing", outputs=[output("y")])
+    assert model.plain({"x": Tensor("FP32", np.ones((1, 3), np.float32))})["y"].array[0, 0] == 2
+
+
+def test_without_a_batch_dimension_an_unknown_first_size_is_as_any_other():
+    assert load("identity", batching={"max_rows": 0}).example(1)["x"].array.shape == (8, 3)
+
+
 @pytest.mark.parametrize(
     ("factory", "outputs"),
     [
         ("Mapping", [output("y"), output("gone")]),
         ("Sum", [output("a", "FP64"), output("b"), output("c")]),
+        ("Structured", [output("y"), output("gone")]),
         ("NotATensor", [output("y")]),
     ],
 )
@@ -194,7 +210,7 @@ def tensors(module):
 def test_both_variants_stand_on_the_same_weights():
     model = load("Shared")
     model.instrument({})
-    plain, variant = model._plain, model._instrumented
+    plain, variant = model._model, model._instrumented
     assert variant is not plain
     assert variant.first is not plain.first
     pairs = zip(tensors(variant), tensors(plain), strict=True)

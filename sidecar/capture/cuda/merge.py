@@ -1,0 +1,162 @@
+"""The kernel that adds what `fold` left to the state, and counts the histogram of a share of the tiles.
+
+The histogram stands here because its registers would halve the programs of `fold` that fit on the
+device. So a HISTOGRAM_SHARE-th of the activation is read a second time, most likely from the cache.
+"""
+
+# mypy: ignore-errors
+# triton compiles a language that only looks like typed Python.
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from sidecar.capture import layout
+from sidecar.capture.cuda.cells import (
+    BINS,
+    add_channels,
+    add_keys,
+    add_slot,
+    calls_cell,
+    float_cells,
+    integer_cells,
+    widen,
+)
+
+_SHARE = tl.constexpr(layout.HISTOGRAM_SHARE)
+_INFINITY = tl.constexpr(float("inf"))
+
+
+@triton.jit
+def _picked(cell, at, mine):
+    return tl.load(cell + at, mask=mine, other=0)
+
+
+@triton.jit
+def _merge_channels(
+    integers, floats, sums, counts, block, channels, groups,
+    GROUPS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    columns = block * WIDTH + tl.arange(0, WIDTH)
+    inside = columns < channels
+    apart = groups.to(tl.int64) * channels
+    total = tl.zeros([GROUPS, WIDTH], tl.float64)
+    squares = total
+    absmax = tl.zeros([GROUPS, WIDTH], tl.float32)
+    fires = tl.zeros([GROUPS, WIDTH], tl.int32)
+    outliers = fires
+    for first in range(0, groups, GROUPS):
+        group = first + tl.arange(0, GROUPS)
+        mine = (group < groups)[:, None] & inside[None, :]
+        at = group.to(tl.int64)[:, None] * channels + columns[None, :]
+        total += _picked(sums, at, mine)
+        squares += _picked(sums + apart, at, mine)
+        absmax = tl.maximum(absmax, _picked(counts, at, mine).to(tl.float32, bitcast=True))
+        fires += _picked(counts + apart, at, mine)
+        outliers += _picked(counts + 2 * apart, at, mine)
+    add_channels(
+        floats, integers, channels, columns, inside,
+        tl.sum(total, 0), tl.sum(squares, 0), tl.max(absmax, 0), tl.sum(fires, 0), tl.sum(outliers, 0),
+    )  # fmt: skip
+
+
+@triton.jit
+def _merge_slot(
+    row_slot, integers, floats, sums, counts, slot, channels, rows, chunks, parts, rows_per_slot,
+    PARTS: tl.constexpr,
+):  # fmt: skip
+    s1 = tl.zeros([PARTS], tl.float64)
+    s2 = s1
+    s3 = s1
+    s4 = s1
+    low = s1 + _INFINITY
+    high = s1 - _INFINITY
+    values = tl.zeros([PARTS], tl.int64)
+    zeros = values
+    near_zeros = values
+    nan = values
+    pos_inf = values
+    neg_inf = values
+    subnormals = values
+    outliers = values
+    positions = values
+    for first in range(0, parts, PARTS):
+        at = first + tl.arange(0, PARTS)
+        row = at % (rows * chunks) // chunks
+        mine = tl.load(row_slot + row // rows_per_slot, mask=at < parts, other=-1) == slot
+        s1 += _picked(sums, at, mine)
+        s2 += _picked(sums + parts, at, mine)
+        s3 += _picked(sums + 2 * parts, at, mine)
+        s4 += _picked(sums + 3 * parts, at, mine)
+        low = tl.minimum(low, tl.where(mine, _picked(sums + 4 * parts, at, mine), _INFINITY))
+        high = tl.maximum(high, tl.where(mine, _picked(sums + 5 * parts, at, mine), -_INFINITY))
+        values += _picked(counts, at, mine)
+        zeros += _picked(counts + parts, at, mine)
+        near_zeros += _picked(counts + 2 * parts, at, mine)
+        nan += _picked(counts + 3 * parts, at, mine)
+        pos_inf += _picked(counts + 4 * parts, at, mine)
+        neg_inf += _picked(counts + 5 * parts, at, mine)
+        subnormals += _picked(counts + 6 * parts, at, mine)
+        outliers += _picked(counts + 7 * parts, at, mine)
+        positions += _picked(counts + 8 * parts, at, mine)
+    seen = tl.sum(values, 0)
+    if seen > 0:
+        add_slot(
+            floats, integers, channels, slot,
+            tl.sum(s1, 0), tl.sum(s2, 0), tl.sum(s3, 0), tl.sum(s4, 0), tl.min(low, 0), tl.max(high, 0),
+            seen, tl.sum(zeros, 0), tl.sum(near_zeros, 0),
+            tl.sum(nan, 0), tl.sum(pos_inf, 0), tl.sum(neg_inf, 0),
+            tl.sum(subnormals, 0), tl.sum(outliers, 0), tl.sum(positions, 0),
+        )  # fmt: skip
+
+
+@triton.jit
+def _count_tile(
+    x, row_slot, histogram, tile, rows, positions, channels, row_stride, position_stride, channel_stride,
+    rows_per_slot, LINES: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Tile `tile` of all vectors by all channels, where channel blocks follow one another first."""
+    blocks = tl.cdiv(channels, WIDTH)
+    columns = tile % blocks * WIDTH + tl.arange(0, WIDTH)
+    vector = (tile // blocks).to(tl.int64) * LINES + tl.arange(0, LINES)
+    row = vector // positions
+    slot = tl.load(row_slot + row // rows_per_slot, mask=row < rows, other=-1)
+    mask = (slot >= 0)[:, None] & (columns < channels)[None, :]
+    start = x + row * row_stride + vector % positions * position_stride
+    at = start[:, None] + (columns.to(tl.int64) * channel_stride)[None, :]
+    add_keys(widen(tl.load(at, mask=mask, other=0.0)), mask, histogram, LINES * WIDTH)
+
+
+@triton.jit(do_not_specialize=["rows", "positions", "rows_per_slot", "slots", "chunks", "groups", "parts"])
+def merge(
+    x, row_slot, bank, histogram, integers, floats, sums, counts,
+    rows, positions, channels, row_stride, position_stride, channel_stride,
+    rows_per_slot, tables, slots, chunks, groups, parts,
+    GROUPS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Arguments as in `fold`, which left `groups` results of every channel and `parts` of lines.
+
+    Grid (blocks of CHANNELS + slots + HISTOGRAM_SHARE-th of the LINES x WIDTH tiles): each program adds to
+    cells that are its own, but for the histogram.
+    """
+    program = tl.program_id(0)
+    blocks = tl.cdiv(channels, CHANNELS)
+    writing = tl.load(bank).to(tl.int64)
+    integers += writing * integer_cells(channels, slots)
+    floats += writing * float_cells(channels, slots)
+    if program < blocks:
+        _merge_channels(integers, floats, sums, counts, program, channels, groups, GROUPS, CHANNELS)
+    elif program < blocks + slots:
+        before = groups.to(tl.int64) * channels
+        _merge_slot(
+            row_slot, integers, floats, sums + 2 * before, counts + 3 * before,
+            program - blocks, channels, rows, chunks, parts, rows_per_slot, PARTS,
+        )  # fmt: skip
+    else:
+        # One tile of each run of _SHARE neighbours, another one at every call and in every run.
+        run = program - blocks - slots
+        turn = ((tl.load(calls_cell(integers, channels, slots)) + run) % _SHARE).to(tl.int32)
+        _count_tile(
+            x, row_slot, histogram + writing * tables * BINS, run * _SHARE + turn, rows, positions, channels,
+            row_stride, position_stride, channel_stride, rows_per_slot, LINES, WIDTH,
+        )  # fmt: skip
