@@ -228,8 +228,9 @@ def _common_rows(inputs: Mapping[str, Tensor]) -> int:
 
 
 def _refuse_extensions(entry: Any, role: str) -> None:
-    for name in UNSUPPORTED:
-        if name in entry.parameters:
+    parameters = entry.parameters
+    for name in UNSUPPORTED if parameters else ():
+        if name in parameters:
             raise InvalidInputError(f"{role} {entry.name!r} has parameter {name!r}, which is not supported")
 
 
