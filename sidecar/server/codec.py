@@ -103,6 +103,8 @@ def encode(
 
 def check_requested(message: pb.ModelInferRequest, servable: Servable) -> None:
     """Refuse outputs the model does not have before it runs for nothing. Raises InvalidInputError."""
+    if not message.outputs:
+        return
     known = {spec.name for spec in servable.outputs}
     asked: set[str] = set()
     for entry in message.outputs:
