@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import uvicorn
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
 
 from sidecar import capture, runtime
 from sidecar.capture import Drainer, Governor, Guard, Recorder, Spending
 from sidecar.console.http import application
+from sidecar.console.server import HttpServer
 from sidecar.drift import DriftMonitor, Reference
-from sidecar.errors import ConfigError, InferenceError, ModelError
+from sidecar.errors import ConfigError, InferenceError, LoadError, ModelError, SidecarError
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.serving import ServingMetrics
 from sidecar.runtime import Runtime
@@ -26,7 +23,7 @@ from sidecar.runtime.executor import Executor
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes, warm_up
 from sidecar.server.security import bearer_token
 from sidecar.server.server import Server
-from sidecar.settings import ModelSettings, ServerSettings, Settings
+from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import Reading
 from sidecar.timeline import Timeline
 from sidecar.types import Clock, InferRequest, Servable, Tap, TelemetryStatus, Tensor
@@ -125,6 +122,23 @@ class Model:
         return Spending(
             self.executor.seconds - taps - charged, taps, self.observation.drainer.seconds + charged
         )
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.settings.name, self.settings.version
+
+    def start(self) -> None:
+        """Take requests, and take sketches off the device from now on."""
+        if self.observation:
+            self.observation.drainer.start()
+        self.servable.ready = True
+
+    async def stop(self) -> None:
+        """Drain telemetry once more; to be called when nothing is in flight."""
+        started, self.servable.ready = self.servable.ready, False
+        self.executor.close()
+        if self.observation and started:
+            await asyncio.to_thread(self.observation.drainer.stop, STOP_SECONDS)
 
     def watched(self) -> Watched:
         observation = self.observation
@@ -233,6 +247,64 @@ def _largest_difference(expected: Tensor, observed: Tensor) -> float:
     return float(np.max(gap)) if np.isfinite(gap).all() else float("inf")
 
 
+class Versions:
+    """The configured versions, loaded or not: a `types.Repository`.
+
+    models: those that are served, in the order of the settings. watched: the same as exporters see them; one list
+    for good, which they read from their own thread.
+    Raises ConfigError, ModelError or BaselineError where one that is loaded from the start cannot be.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.models = [Model(model, settings, clock) for model in settings.models if model.load]
+        self.watched = [model.watched() for model in self.models]
+        self._running = list(self.models)
+
+    def versions(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for model in self._settings.models:
+            found.setdefault(model.name, []).append(model.version)
+        return found
+
+    async def load(self, model: str, version: str) -> Servable:
+        """See `types.Repository`. A version that fails its self-check is refused: what it was to replace goes on."""
+        (settings,) = [one for one in self._settings.models if (one.name, one.version) == (model, version)]
+        named = f"model {model!r} version {version!r}"
+        try:
+            loaded = await asyncio.to_thread(Model, settings, self._settings, self._clock)
+        except SidecarError as error:
+            _log.error("%s cannot be loaded: %s", named, error)
+            raise LoadError(f"{named} cannot be loaded; the log says why") from error
+        if self._settings.capture.enabled and loaded.observation is None:
+            await loaded.stop()
+            raise LoadError(f"{named} failed its self-check and takes no traffic; the log says why")
+        self._running.append(loaded)
+        return loaded.servable
+
+    def serve(self, servable: Servable) -> None:
+        model = self._of(servable)
+        others = [one for one in self.models if one.key != model.key]
+        order = [(one.name, one.version) for one in self._settings.models]
+        self._show(sorted([*others, model], key=lambda one: order.index(one.key)))
+        model.start()
+
+    async def release(self, servable: Servable) -> None:
+        model = self._of(servable)
+        self._running.remove(model)
+        self._show([one for one in self.models if one is not model])
+        await model.stop()
+
+    def _of(self, servable: Servable) -> Model:
+        (model,) = [one for one in self._running if one.servable is servable]
+        return model
+
+    def _show(self, models: list[Model]) -> None:
+        self.models = models
+        self.watched[:] = [model.watched() for model in models]
+
+
 class Sidecar:
     """All of it. Building loads and checks the models; `start` opens the ports; `stop` closes them in order.
 
@@ -241,9 +313,9 @@ class Sidecar:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
-        self.models = [Model(model, settings, clock) for model in settings.models]
+        self._versions = Versions(settings, clock)
         registry = CollectorRegistry()
-        watched = [model.watched() for model in self.models]
+        watched = self._versions.watched
         window = settings.drift.window_seconds
         registry.register(ActivationCollector(watched, window, settings.export.max_series))
         names = [(model.name, model.version) for model in settings.models]
@@ -252,10 +324,17 @@ class Sidecar:
             [model.servable for model in self.models],
             {(model.name, model.version): model.batching for model in settings.models},
             ServingMetrics(names, registry),
+            self._versions,
+            clock,
         )
         token = bearer_token(settings.server)
         self._http = HttpServer(application(registry, watched, window, token), settings.server)
         self.grpc_port = self.http_port = 0
+
+    @property
+    def models(self) -> list[Model]:
+        """Those that are served."""
+        return self._versions.models
 
     async def start(self) -> None:
         """Open both ports and take requests. Raises ConfigError when a port cannot be bound."""
@@ -266,54 +345,12 @@ class Sidecar:
             await self._grpc.stop()
             raise
         for model in self.models:
-            if model.observation:
-                model.observation.drainer.start()
-            model.servable.ready = True
+            model.start()
         await self._grpc.refresh_health()
 
     async def stop(self) -> None:
         """Finish what is in flight, drain telemetry once more, close the ports."""
         await self._grpc.stop()
         for model in self.models:
-            model.servable.ready = False
-            model.executor.close()
-            if model.observation:
-                await asyncio.to_thread(model.observation.drainer.stop, STOP_SECONDS)
+            await model.stop()
         await asyncio.to_thread(self._http.stop, STOP_SECONDS)
-
-
-class HttpServer:
-    """uvicorn on a thread and an event loop of its own, so that a scrape never stands in a request's way."""
-
-    def __init__(self, app: Starlette, settings: ServerSettings) -> None:
-        self._settings = settings
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                lifespan="off",
-                ssl_certfile=settings.tls_certificate,
-                ssl_keyfile=settings.tls_key,
-            )
-        )
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> int:
-        """Listen, and return the port. Raises ConfigError when the address cannot be bound."""
-        host, port = self._settings.http_host, self._settings.http_port
-        try:
-            listener = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            )
-        except OSError as error:
-            raise ConfigError(f"server.http_host and http_port: cannot listen on {host}:{port}") from error
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listener]}, name="sidecar-http", daemon=True
-        )
-        self._thread.start()
-        return int(listener.getsockname()[1])
-
-    def stop(self, timeout: float) -> None:
-        self._server.should_exit = True
-        if self._thread:
-            self._thread.join(timeout)

@@ -59,8 +59,6 @@ def _model(loaded: Settings, name: str | None) -> ModelSettings:
 def serve(config: Config) -> None:
     """Serve the configured models until SIGTERM or SIGINT."""
     import uvloop
-    sys.setswitchinterval(float(os.environ.get("SWI","0.005")))
-    LF = None if os.environ.get("NOUV") else uvloop.new_event_loop
 
     from sidecar.app import Sidecar
 
@@ -81,8 +79,8 @@ def serve(config: Config) -> None:
         await stop.wait()
         await sidecar.stop()
 
-    # Half the time of a small request is the event loop's, and uvloop's is written in C.
-    with asyncio.Runner(loop_factory=LF) as runner:
+    # A small request takes about a tenth less CPU than on asyncio's own loop.
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
 
 

@@ -53,5 +53,17 @@ class InferenceError(RequestError):
     """The model raised. The log has the reason; the client is told only that it failed."""
 
 
+class UnsupportedError(RequestError):
+    """The protocol has it, this server does not, or it is switched off."""
+
+
+class LoadError(RequestError):
+    """A version was to be loaded and does not take traffic. The log has the reason."""
+
+
+class ForbiddenError(RequestError):
+    """An admin call where server.admin is false."""
+
+
 class UnauthenticatedError(RequestError):
     """The bearer token is missing or wrong."""

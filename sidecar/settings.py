@@ -21,6 +21,7 @@ ENV_PREFIX = "SIDECAR_"
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+SharedMemoryKey = Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$")]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
 
@@ -49,6 +50,8 @@ class ServerSettings(Section):
     reflection: let clients ask the gRPC port what services it has.
     max_message_bytes: largest request and reply; larger ones are refused before they are read whole.
     grace_seconds: how long requests in flight may take to finish when the server stops.
+    admin: let clients load and unload versions, register shared memory, and ask to change settings.
+    shared_memory: keys of the system shared memory that clients may register; needs admin.
     """
 
     grpc_host: str = "127.0.0.1"
@@ -62,11 +65,15 @@ class ServerSettings(Section):
     reflection: bool = False
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
     grace_seconds: Seconds = 10.0
+    admin: bool = False
+    shared_memory: tuple[SharedMemoryKey, ...] = ()
 
     @model_validator(mode="after")
     def _closed_to_strangers(self) -> ServerSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key must be given together")
+        if self.shared_memory and not self.admin:
+            raise ValueError("shared_memory can only be registered by admin calls: set admin = true")
         exposed = [host for host in (self.grpc_host, self.http_host) if not _is_loopback(host)]
         guarded = self.tls_certificate is not None and self.token_file is not None
         if exposed and not guarded and not self.insecure:
@@ -103,11 +110,14 @@ class BatchingSettings(Section):
     max_rows: most rows in a batch; 0: the model has no batch dimension and each request runs alone.
     max_delay_ms: how long a request may wait for company; 0: only as long as the model is busy anyway.
     queue_requests: most requests that wait; more are refused.
+    priority_levels: how many priorities a request may name, 1 the most urgent; without one it has the last.
+        0: all are equal, whatever they name.
     """
 
     max_rows: Annotated[int, Field(ge=0, le=65_536)] = 32
     max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     queue_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    priority_levels: Annotated[int, Field(ge=0, le=1_000)] = 0
 
 
 class ModelSettings(Section):
@@ -125,6 +135,7 @@ class ModelSettings(Section):
     inputs: what the model takes, in the order of its arguments.
     outputs: what it returns, in order, or by name where it returns a mapping.
     device: where it runs, as torch names devices.
+    load: false: known, and loaded only when an admin call asks for it.
     threads: threads of one run; 0 leaves the choice to the runtime.
     taps: globs over the names that `sidecar taps` lists; empty means the residual blocks or stages that are found.
     baseline: reference to compare with; without one it is recorded from the first live requests.
@@ -143,6 +154,7 @@ class ModelSettings(Section):
     inputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     device: str = "cpu"
+    load: bool = True
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     taps: tuple[str, ...] = ()
     tolerance: Annotated[float, Field(ge=0)] = 0.0

@@ -63,6 +63,7 @@ class InferRequest:
     inputs: by name, in the model's order; all share the size of dimension 0 where the model batches.
     rows: size of that dimension, 1 where the model does not batch.
     deadline: `time.monotonic()` seconds after which nobody waits for the reply; None without one.
+    priority: 1 is the most urgent; the same for all where the model has no priorities.
     """
 
     id: str
@@ -70,6 +71,7 @@ class InferRequest:
     rows: int
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     deadline: float | None = None
+    priority: int = 1
 
 
 @dataclass(slots=True)
@@ -98,6 +100,25 @@ class Servable:
     ready: bool = False
 
 
+class Repository(Protocol):
+    """Where versions come from that are loaded while the server runs."""
+
+    def versions(self) -> Mapping[str, Sequence[str]]:
+        """The versions of each model that could be loaded."""
+
+    async def load(self, model: str, version: str) -> Servable:
+        """Build, warm up and check one version beside whatever runs, without waiting on the event loop.
+
+        Raises LoadError where it must not take traffic.
+        """
+
+    def serve(self, servable: Servable) -> None:
+        """It takes requests from now on, in place of any other of its name and version."""
+
+    async def release(self, servable: Servable) -> None:
+        """Its last request is answered: stop what `load` started."""
+
+
 class ServingObserver(Protocol):
     """Where the server reports what it did. Called on the event loop; must be quick and never raise."""
 
@@ -106,8 +127,10 @@ class ServingObserver(Protocol):
     def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
         """`code` is the gRPC status name, for example "OK" or "INVALID_ARGUMENT"."""
 
-    def batch_finished(self, model: str, version: str, rows: int, queued: Sequence[float]) -> None:
-        """`queued`: seconds that each of its requests waited."""
+    def batch_finished(
+        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+    ) -> None:
+        """`queued`: seconds that each of its requests waited. `seconds`: what the batch took from then on."""
 
     def queue_length(self, model: str, version: str, requests: int) -> None: ...
 

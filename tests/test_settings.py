@@ -271,3 +271,14 @@ def test_settings_are_frozen():
 @pytest.mark.parametrize("environ", [{}, {"SIDECAR_MODELS__0__VERSION": "2"}])
 def test_a_version_may_be_written_as_a_number(environ):
     assert resolve(environ, **model(version=2)).models[0].version == "2"
+
+
+@pytest.mark.parametrize("key", ["", "/", "..", "/../etc/passwd", "a/b", "//a", "." * 3])
+def test_a_key_of_shared_memory_names_nothing_outside_its_folder(key):
+    with pytest.raises(ConfigError, match=r"server\.shared_memory\.0 is"):
+        resolve(server={"admin": True, "shared_memory": [key]})
+
+
+def test_shared_memory_needs_admin():
+    with pytest.raises(ConfigError, match="shared_memory can only be registered by admin calls"):
+        resolve(server={"shared_memory": ["/frames"]})

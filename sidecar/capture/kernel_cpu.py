@@ -1,22 +1,25 @@
 """The observe op on a CPU: one fused pass, compiled by numba, the GIL released, no threads of its own.
 
-A row (one batch entry) is walked in tiles of positions x channels small enough for the first-level
-cache. Inside a tile sums are float32 about the tap's pivot, and vectorise; a finished tile is folded
-into float64. A tile whose fourth power sum is not finite (NaN, Inf, or float32 overflow) is done again
-value by value in float64, so that the common tile pays nothing for the rare one.
+A row (one batch entry) is walked in tiles of positions x channels, and a tile in columns of 16 channels, which
+`vector_block` sums in float32 about the tap's pivot. What does not lie in whole columns, because channels are
+strided or their number is odd, is copied into such columns first. Channels' sums are folded into float64 every
+few tiles. A column that holds NaN, Inf or a value too large for float32 sums is done again value by value in
+float64, so that the common column pays nothing for the rare one.
+
+Zeros are not counted one by one: no finite value but them falls into the last bin of either sign, so what a row adds
+there is its zeros.
 """
 
 # mypy: ignore-errors
 # numba compiles a language that only looks like typed Python.
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
 
+from sidecar.capture.columns import aligned, copy_columns, pointer
 from sidecar.capture.layout import (
     CALL_CELLS,
     HISTOGRAM_TABLES,
@@ -25,6 +28,7 @@ from sidecar.capture.layout import (
     NAN,
     NEAR_ZEROS,
     NEG_INF,
+    OUTLIER,
     OUTLIERS,
     PIVOT_CELLS,
     POS_INF,
@@ -39,167 +43,76 @@ from sidecar.capture.layout import (
     VALUES,
     ZEROS,
 )
+from sidecar.capture.vector_block import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    FOUND,
+    KEY_SHIFT,
+    LANES,
+    accumulate_bfloat16,
+    accumulate_float16,
+    accumulate_float32,
+)
 from sidecar.sketch import BINS
 
-FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
-
-_TILE_POSITIONS = 16
-_FOLD_POSITIONS = 48
-_TILE_CHANNELS = 256
+# float32 adds up at most this many values of a channel, and then this many of such sums.
+_TILE_POSITIONS = 32
+_TILES_HELD = 31
+# What is held of a tile's channels, or the copy of a tile, shall stay in the first-level cache.
+_TILE_CHANNELS = 1024
+_COPY_CELLS = 4096
 # 1e8: fourth powers of a tile's sums stay far from float32's end.
 _LARGEST_FAST = np.uint32(0x4CBEBC20)
-_REASSOCIATE = {"reassoc", "contract", "nsz", "nnan"}
+_NEGATIVE_ZERO, _ZERO = BINS // 2 - 1, BINS - 1
 
 
-@intrinsic
-def _pointer(typingctx: Any, address: Any, like: Any) -> Any:
-    """Address -> pointer to elements of the type of `like`."""
-    signature = types.CPointer(like)(address, like)
+class _Limits(NamedTuple):
+    """What values are compared with. pivot: a float32 value, so both precisions subtract the same number."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.PointerType(context.get_value_type(signature.return_type.dtype)))
-
-    return signature, codegen
+    pivot: Any
+    near_zero: Any
+    smallest_normal: Any
 
 
-@njit(cache=True, nogil=True)
-def _widen_half(half):
-    """float16 bits -> float32 bits of the same value, subnormals included."""
-    sign = (half & 0x8000) << 16
-    exponent = (half >> 10) & 0x1F
-    mantissa = half & 0x3FF
-    if exponent == 0x1F:
-        return sign | 0x7F800000 | (mantissa << 13)
-    if exponent:
-        return sign | ((exponent + 112) << 23) | (mantissa << 13)
-    if mantissa == 0:
-        return sign
-    exponent = 113
-    while not mantissa & 0x400:
-        mantissa <<= 1
-        exponent -= 1
-    return sign | (exponent << 23) | ((mantissa & 0x3FF) << 13)
+class _Bank(NamedTuple):
+    """The arrays of the bank that is being written."""
+
+    histogram: Any
+    sums: Any
+    squares: Any
+    absmax: Any
+    fires: Any
+    outliers: Any
 
 
-@njit(cache=True, nogil=True)
-def _ordered(word):
-    """Bits of a finite float as an integer that orders as the float does; its own inverse."""
-    return np.int32(word ^ np.int32(np.int32(word >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+class _Held(NamedTuple):
+    """What is known of a tile's channels and not yet in the bank.
 
+    channels: float32[columns, 5, LANES] as `accumulate` leaves them, of so many positions[columns].
+    found: what `accumulate` says about the slot. line: float32[1, LANES], a column at one position.
+    copy: float32[positions, columns * LANES], what does not lie in whole columns.
+    """
 
-@njit(cache=True, nogil=True)
-def _largest(source, step, positions, n):
-    """Bits of the largest magnitude in the tile."""
-    largest = np.uint32(0)
-    for p in range(positions):
-        bits = carray(_pointer(source + p * step * 4, np.uint32(0)), (n,))
-        for c in range(n):
-            largest = max(largest, np.uint32(bits[c] & np.uint32(0x7FFFFFFF)))
-    return largest
-
-
-@njit(cache=True, nogil=True, fastmath=_REASSOCIATE)
-def _accumulate(
-    source, step, positions, n, pivot, near_zero, smallest_normal, channel_sums, keys, moments, counts
-):
-    """The tile of float32 at `source` into the channels' sums, the slot's moments and counts, and its keys."""
-    width = channel_sums.shape[1]
-    sums = carray(_pointer(channel_sums.ctypes.data, np.float32(0)), (n,))
-    squares = carray(_pointer(channel_sums.ctypes.data + 4 * width, np.float32(0)), (n,))
-    absmax = carray(_pointer(channel_sums.ctypes.data + 8 * width, np.float32(0)), (n,))
-    fires = carray(_pointer(channel_sums.ctypes.data + 12 * width, np.float32(0)), (n,))
-    outliers = carray(_pointer(channel_sums.ctypes.data + 16 * width, np.float32(0)), (n,))
-    total1 = 0.0
-    total2 = 0.0
-    total3 = 0.0
-    total4 = 0.0
-    low = np.int32(0x7FFFFFFF)
-    high = np.int32(-0x7FFFFFFF)
-    # Counted in float32, exact this far: integers would widen to 64 bits and halve the vector.
-    zeros = np.float32(0)
-    small = np.float32(0)
-    fired = np.float32(0)
-    over = np.float32(0)
-    for p in range(positions):
-        x = carray(_pointer(source + p * step * 4, np.float32(0)), (n,))
-        bits = carray(_pointer(source + p * step * 4, np.uint32(0)), (n,))
-        key = carray(_pointer(keys.ctypes.data + p * n * 2, np.uint16(0)), (n,))
-        s1 = np.float32(0)
-        s2 = np.float32(0)
-        s3 = np.float32(0)
-        s4 = np.float32(0)
-        for c in range(n):
-            value = x[c]
-            word = bits[c]
-            magnitude = np.uint32(word & np.uint32(0x7FFFFFFF))
-            size = abs(value)
-            delta = value - pivot
-            square = delta * delta
-            sums[c] += delta
-            squares[c] += square
-            absmax[c] = size if size > absmax[c] else absmax[c]
-            s1 += delta
-            s2 += square
-            s3 += square * delta
-            s4 += square * square
-            ordered = _ordered(np.int32(word))
-            low = np.int32(min(low, ordered))
-            high = np.int32(max(high, ordered))
-            fires_here = np.float32(size > near_zero)
-            outlier_here = np.float32(size >= np.float32(6))
-            fires[c] += fires_here
-            outliers[c] += outlier_here
-            fired += fires_here
-            over += outlier_here
-            zeros += np.float32(magnitude == np.uint32(0))
-            small += np.float32(magnitude < smallest_normal)
-            # Zero wraps to the last bin, which no finite value has.
-            below = np.uint32(np.uint32(magnitude - np.uint32(1)) >> np.uint32(20))
-            key[c] = np.uint16(below | np.uint32(np.uint32(word >> np.uint32(20)) & np.uint32(0x800)))
-        total1 += s1
-        total2 += s2
-        total3 += s3
-        total4 += s4
-    moments[S1] += total1
-    moments[S2] += total2
-    moments[S3] += total3
-    moments[S4] += total4
-    extremes = np.empty(2, np.int32)
-    extremes[0] = _ordered(low)
-    extremes[1] = _ordered(high)
-    moments[MINIMUM] = min(moments[MINIMUM], np.float64(extremes.view(np.float32)[0]))
-    moments[MAXIMUM] = max(moments[MAXIMUM], np.float64(extremes.view(np.float32)[1]))
-    counts[ZEROS] += np.int64(zeros)
-    counts[NEAR_ZEROS] += positions * n - np.int64(fired)
-    counts[SUBNORMALS] += np.int64(small - zeros)
-    counts[OUTLIERS] += np.int64(over)
+    channels: Any
+    positions: Any
+    found: Any
+    line: Any
+    copy: Any
 
 
 @njit(cache=True, nogil=True)
-def _count_keys(keys, count, histogram):
-    i = 0
-    while i + 4 <= count:
-        histogram[0, keys[i]] += 1
-        histogram[1, keys[i + 1]] += 1
-        histogram[2, keys[i + 2]] += 1
-        histogram[3, keys[i + 3]] += 1
-        i += 4
-    while i < count:
-        histogram[0, keys[i]] += 1
-        i += 1
+def _add_exactly(x, first, limits, bank, counts, moments):
+    """The `n` values of x, which are channels from `first` on, one by one in float64; NaN and infinities by themselves.
 
-
-@njit(cache=True, nogil=True)
-def _accumulate_exactly(
-    source, n, first, pivot, near_zero, smallest_normal,
-    sums, squares, absmax, fires, outliers, histogram, counts, slot,
-):  # fmt: skip
-    """One position's channels, value by value in float64, non-finite values into their counters."""
-    x = carray(_pointer(source, np.float32(0)), (n,))
-    bits = carray(_pointer(source, np.uint32(0)), (n,))
-    for c in range(n):
+    The histogram has counted them all; non-finite ones are taken back.
+    """
+    bits = x.view(np.uint32)
+    pivot = np.float64(limits.pivot)
+    for c in range(x.size):
         magnitude = bits[c] & np.uint32(0x7FFFFFFF)
         if magnitude >= np.uint32(0x7F800000):
+            bank.histogram[0, (bits[c] - np.uint32(1)) >> np.uint32(KEY_SHIFT)] -= 1
             if magnitude > np.uint32(0x7F800000):
                 counts[NAN] += 1
             elif bits[c] >> np.uint32(31):
@@ -210,64 +123,140 @@ def _accumulate_exactly(
         value = np.float64(x[c])
         delta = value - pivot
         size = abs(value)
-        sums[first + c] += value
-        squares[first + c] += value * value
-        absmax[first + c] = max(absmax[first + c], size)
-        slot[S1] += delta
-        slot[S2] += delta * delta
-        slot[S3] += delta * delta * delta
-        slot[S4] += delta * delta * delta * delta
-        slot[MINIMUM] = min(slot[MINIMUM], value)
-        slot[MAXIMUM] = max(slot[MAXIMUM], value)
-        if size > near_zero:
-            fires[first + c] += 1
+        bank.sums[first + c] += value
+        bank.squares[first + c] += value * value
+        bank.absmax[first + c] = max(bank.absmax[first + c], size)
+        moments[S1] += delta
+        moments[S2] += delta * delta
+        moments[S3] += delta * delta * delta
+        moments[S4] += delta * delta * delta * delta
+        moments[MINIMUM] = min(moments[MINIMUM], value)
+        moments[MAXIMUM] = max(moments[MAXIMUM], value)
+        if size > limits.near_zero:
+            bank.fires[first + c] += 1
         else:
             counts[NEAR_ZEROS] += 1
-        if size >= 6.0:
-            outliers[first + c] += 1
+        if size >= OUTLIER:
+            bank.outliers[first + c] += 1
             counts[OUTLIERS] += 1
-        if magnitude == np.uint32(0):
-            counts[ZEROS] += 1
-            histogram[0, BINS - 1] += 1
+        if magnitude != np.uint32(0) and magnitude < limits.smallest_normal:
+            counts[SUBNORMALS] += 1
+
+
+@njit(cache=True, nogil=True)
+def _add_to_slot(found, values, counts, moments):
+    """What `accumulate` found in `values` values, into the slot."""
+    moments[S1] += found[0]
+    moments[S2] += found[1]
+    moments[S3] += found[2]
+    moments[S4] += found[3]
+    moments[MINIMUM] = min(moments[MINIMUM], found[4])
+    moments[MAXIMUM] = max(moments[MAXIMUM], found[5])
+    counts[NEAR_ZEROS] += values - np.int64(found[6])
+    counts[OUTLIERS] += np.int64(found[7])
+    counts[SUBNORMALS] += np.int64(found[8])
+
+
+@njit(cache=True, nogil=True)
+def _add_columns(source, kind, step, positions, tile, first, n, limits, held, bank, counts, moments):
+    """`n` channels in columns at `source`, the first of them column `first` of the tile that begins at channel `tile`.
+
+    step: bytes from position to position. Lanes after the last channel hold zeros, which are taken back from the
+    histogram.
+    """
+    size = 4 if kind == FLOAT32 else 2
+    columns = -(-n // LANES)
+    # numba would compile a callee once more for a literal.
+    one = np.int64(1)
+    done = 0
+    while done < columns:
+        left = n - done * LANES
+        arguments = (
+            source, step, positions, left, limits.pivot, limits.near_zero, limits.smallest_normal, _LARGEST_FAST,
+            held.channels[first + done].ctypes.data, held.found.ctypes.data, bank.histogram.ctypes.data,
+        )  # fmt: skip
+        if kind == FLOAT32:
+            summed = accumulate_float32(*arguments)
+        elif kind == BFLOAT16:
+            summed = accumulate_bfloat16(*arguments)
         else:
-            if magnitude < smallest_normal:
-                counts[SUBNORMALS] += 1
-            key = ((magnitude - np.uint32(1)) >> np.uint32(20)) | (
-                (bits[c] >> np.uint32(31)) << np.uint32(11)
-            )
-            histogram[0, key] += 1
+            summed = accumulate_float16(*arguments)
+        if summed:
+            for column in range(first + done, first + done + summed):
+                held.positions[column] += positions
+            _add_to_slot(held.found, min(summed * LANES, left) * positions, counts, moments)
+        done += summed
+        source += summed * LANES * size
+        if done < columns:
+            channel = tile + (first + done) * LANES
+            width = min(LANES, n - done * LANES)
+            for p in range(positions):
+                copy_columns(source + p * step, kind, one, one, one, width, held.line)
+                _add_exactly(held.line[0, :width], channel, limits, bank, counts, moments)
+            done += 1
+            source += LANES * size
+    bank.histogram[0, _ZERO] -= (columns * LANES - n) * positions
+
+
+# In line, because the call itself costs as much as a short row.
+@njit(cache=True, nogil=True, forceinline=True)
+def _add_tile(
+    address, kind, position_step, channel_step, positions, tile, n, limits, held, bank, counts, moments
+):  # fmt: skip
+    """x[positions, n], with strides in elements, whose channels begin at `tile`: in place what lies in columns."""
+    size = 4 if kind == FLOAT32 else 2
+    whole = n // LANES if channel_step == 1 else 0
+    read = whole * LANES
+    if whole:
+        step = position_step * size
+        _add_columns(
+            address, kind, step, positions, tile, np.int64(0), read, limits, held, bank, counts, moments
+        )
+    if read < n:
+        copy_columns(address + read * size, kind, position_step, channel_step, positions, n - read, held.copy)
+        source, step = np.int64(held.copy.ctypes.data), held.copy.shape[1] * 4
+        _add_columns(
+            source,
+            np.int64(FLOAT32),
+            step,
+            positions,
+            tile,
+            whole,
+            n - read,
+            limits,
+            held,
+            bank,
+            counts,
+            moments,
+        )
 
 
 @njit(cache=True, nogil=True)
-def _load(address, kind, offset, step, n, values):
-    """`n` elements from `offset` with stride `step`, widened to float32."""
-    bits = values.view(np.uint32)
-    if kind == FLOAT32:
-        source = carray(_pointer(address + offset * 4, np.float32(0)), ((n - 1) * step + 1,))
-        for c in range(n):
-            values[c] = source[c * step]
-        return
-    half = carray(_pointer(address + offset * 2, np.uint16(0)), ((n - 1) * step + 1,))
-    if kind == BFLOAT16:
-        for c in range(n):
-            bits[c] = np.uint32(half[c * step]) << np.uint32(16)
-    else:
-        for c in range(n):
-            bits[c] = _widen_half(np.int64(half[c * step]))
+def _fold(held, n, tile, pivot, bank):
+    """The tile's held sums into the channels' float64 sums, which stand about zero; nothing is held any more."""
+    tallies = held.channels.view(np.int32)
+    for column in range((n + LANES - 1) // LANES):
+        seen = np.float64(held.positions[column])
+        at = tile + column * LANES
+        for lane in range(min(LANES, n - column * LANES)):
+            delta = np.float64(held.channels[column, 0, lane])
+            squares = np.float64(held.channels[column, 1, lane])
+            bank.sums[at + lane] += delta + seen * pivot
+            bank.squares[at + lane] += squares + 2.0 * pivot * delta + seen * pivot * pivot
+            bank.absmax[at + lane] = max(bank.absmax[at + lane], np.float64(held.channels[column, 2, lane]))
+            bank.fires[at + lane] += tallies[column, 3, lane]
+            bank.outliers[at + lane] += tallies[column, 4, lane]
+    held.channels[:] = 0
+    held.positions[:] = 0
 
 
 @njit(cache=True, nogil=True)
-def _fold(channel_sums, n, first, held, pivot, sums, squares, absmax, fires, outliers):
-    """Tiles of `held` positions into the channels' float64 sums, which stand about zero; empties the tiles."""
-    seen = np.float64(held)
-    for c in range(n):
-        delta = np.float64(channel_sums[0, c])
-        sums[first + c] += delta + seen * pivot
-        squares[first + c] += np.float64(channel_sums[1, c]) + 2.0 * pivot * delta + seen * pivot * pivot
-        absmax[first + c] = max(absmax[first + c], np.float64(channel_sums[2, c]))
-        fires[first + c] += np.int64(channel_sums[3, c])
-        outliers[first + c] += np.int64(channel_sums[4, c])
-        channel_sums[:, c] = 0
+def _zeros(histogram):
+    """How many zeros were counted so far."""
+    count = np.int32(0)
+    for table in range(HISTOGRAM_TABLES):
+        count += histogram[table, _NEGATIVE_ZERO] + histogram[table, _ZERO]
+    return count
 
 
 @njit(cache=True, nogil=True)
@@ -281,36 +270,39 @@ def observe(
     Addresses are of live, contiguous memory of the types in `layout`; row r belongs to the slot
     row_slot[r // rows_per_slot], and a negative slot is not observed.
     """
-    bank = carray(_pointer(bank_address, np.int32(0)), (1,))[0]
-    histogram = carray(_pointer(histogram_address, np.int32(0)), (2, HISTOGRAM_TABLES, BINS))[bank]
+    writing = carray(pointer(bank_address, np.int32(0)), (1,))[0]
+    histogram = carray(pointer(histogram_address, np.int32(0)), (2, HISTOGRAM_TABLES, BINS))[writing]
     integer_cells = 2 * channels + slots * SLOT_COUNTS + CALL_CELLS
     float_cells = PIVOT_CELLS + 3 * channels + slots * SLOT_SUMS
-    integers = carray(_pointer(integers_address, np.int64(0)), (2, integer_cells))[bank]
-    floats = carray(_pointer(floats_address, np.float64(0)), (2, float_cells))[bank]
-    row_slot = carray(_pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
-    fires = integers[:channels]
-    outliers = integers[channels : 2 * channels]
+    integers = carray(pointer(integers_address, np.int64(0)), (2, integer_cells))[writing]
+    floats = carray(pointer(floats_address, np.float64(0)), (2, float_cells))[writing]
+    row_slot = carray(pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
     slot_counts = integers[2 * channels : 2 * channels + slots * SLOT_COUNTS].reshape((slots, SLOT_COUNTS))
-    # Layout keeps the pivot a float32 value, so both precisions subtract the same number.
-    pivot = floats[0]
-    sums = floats[PIVOT_CELLS : PIVOT_CELLS + channels]
-    squares = floats[PIVOT_CELLS + channels : PIVOT_CELLS + 2 * channels]
-    absmax = floats[PIVOT_CELLS + 2 * channels : PIVOT_CELLS + 3 * channels]
+    of_channels = floats[PIVOT_CELLS : PIVOT_CELLS + 3 * channels].reshape((3, channels))
     slot_sums = floats[PIVOT_CELLS + 3 * channels :].reshape((slots, SLOT_SUMS))
-    pivot32 = np.float32(pivot)
-    near32 = np.float32(near_zero)
+    bank = _Bank(
+        histogram, of_channels[0], of_channels[1], of_channels[2],
+        integers[:channels], integers[channels : 2 * channels],
+    )  # fmt: skip
     # float16's smallest normal is 2**-14; bfloat16 has float32's exponents.
     smallest_normal = np.uint32(0x38800000) if kind == FLOAT16 else np.uint32(0x00800000)
+    limits = _Limits(np.float32(floats[0]), np.float32(near_zero), smallest_normal)
 
-    width = min(channels, _TILE_CHANNELS)
-    channel_sums = np.zeros((5, width), np.float32)
-    keys = np.empty(_TILE_POSITIONS * width, np.uint16)
-    widened = np.empty((_TILE_POSITIONS, width), np.float32)
-    direct = kind == FLOAT32 and channel_step == 1
+    tall = min(positions, _TILE_POSITIONS)
+    width = min(_TILE_CHANNELS, -(-channels // LANES) * LANES)
+    if channel_step != 1:
+        width = min(width, _COPY_CELLS // tall // LANES * LANES)
+    copied = LANES if channel_step == 1 else width
+    held = _Held(
+        aligned(5 * width).reshape((width // LANES, 5, LANES)), np.zeros(width // LANES, np.int32),
+        np.empty(FOUND, np.float64), np.empty((1, LANES), np.float32), aligned(tall * copied).reshape((tall, copied)),
+    )  # fmt: skip
+    element = 4 if kind == FLOAT32 else 2
 
-    for c0 in range(0, channels, width):
-        n = min(width, channels - c0)
-        held = 0
+    zeros = _zeros(histogram)
+    for tile in range(0, channels, width):
+        n = min(width, channels - tile)
+        tiles = 0
         for row in range(rows):
             slot = row_slot[row // rows_per_slot]
             if slot < 0:
@@ -318,40 +310,22 @@ def observe(
             counts = slot_counts[slot]
             moments = slot_sums[slot]
             counts[VALUES] += positions * n
-            if c0 == 0:
+            if tile == 0:
                 counts[POSITIONS] += positions
-            for p0 in range(0, positions, _TILE_POSITIONS):
-                tile = min(_TILE_POSITIONS, positions - p0)
-                offset = row * row_step + p0 * position_step + c0 * channel_step
-                source, step = address + offset * 4, position_step
-                if not direct:
-                    source, step = np.int64(widened.ctypes.data), width
-                    for p in range(tile):
-                        _load(address, kind, offset + p * position_step, channel_step, n, widened[p])
-                if _largest(source, step, tile, n) > _LARGEST_FAST:
-                    for p in range(tile):
-                        _accumulate_exactly(
-                            source + p * step * 4, n, c0, pivot, np.float64(near32), smallest_normal,
-                            sums, squares, absmax, fires, outliers, histogram, counts, moments,
-                        )  # fmt: skip
-                    continue
-                _accumulate(
-                    source,
-                    step,
-                    tile,
-                    n,
-                    pivot32,
-                    near32,
-                    smallest_normal,
-                    channel_sums,
-                    keys,
-                    moments,
-                    counts,
-                )
-                _count_keys(keys, tile * n, histogram)
-                held += tile
-                if held >= _FOLD_POSITIONS:
-                    _fold(channel_sums, n, c0, held, pivot, sums, squares, absmax, fires, outliers)
-                    held = 0
-        if held:
-            _fold(channel_sums, n, c0, held, pivot, sums, squares, absmax, fires, outliers)
+            for p in range(0, positions, tall):
+                offset = row * row_step + p * position_step + tile * channel_step
+                _add_tile(
+                    address + offset * element, kind, position_step, channel_step, min(tall, positions - p),
+                    tile, n, limits, held, bank, counts, moments,
+                )  # fmt: skip
+                tiles += 1
+                if tiles == _TILES_HELD:
+                    _fold(held, n, tile, np.float64(limits.pivot), bank)
+                    tiles = 0
+            zeros_before, zeros = zeros, _zeros(histogram)
+            counts[ZEROS] += np.int32(zeros - zeros_before)
+        if tiles:
+            _fold(held, n, tile, np.float64(limits.pivot), bank)
+    for table in range(HISTOGRAM_TABLES):
+        histogram[table, _ZERO] += histogram[table, _NEGATIVE_ZERO]
+        histogram[table, _NEGATIVE_ZERO] = 0

@@ -9,13 +9,14 @@ import torch
 
 from sidecar.capture import kernel_cpu
 from sidecar.capture.observe import OpState, as_rows, check_shape
+from sidecar.capture.vector_block import BFLOAT16, FLOAT16, FLOAT32
 
 _fold: Any = kernel_cpu.observe
 
 _KINDS = {
-    torch.float32: kernel_cpu.FLOAT32,
-    torch.bfloat16: kernel_cpu.BFLOAT16,
-    torch.float16: kernel_cpu.FLOAT16,
+    torch.float32: FLOAT32,
+    torch.bfloat16: BFLOAT16,
+    torch.float16: FLOAT16,
 }
 
 
@@ -42,7 +43,7 @@ def _fold_rows(
     x: torch.Tensor, channel_dim: int, most_rows: int, channels: int, state: tuple[float, ...]
 ) -> None:
     if (kind := _KINDS.get(x.dtype)) is None:
-        x, kind = x.float(), kernel_cpu.FLOAT32
+        x, kind = x.float(), FLOAT32
     if not x.is_cpu:
         raise ValueError(f"an activation on {x.device} cannot be observed on a CPU")
     x = as_rows(x, channel_dim)

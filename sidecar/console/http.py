@@ -53,14 +53,14 @@ def application(
                 "instrumented": telemetry.instrumented,
                 "detail": telemetry.detail,
             }
-            for source, telemetry in ((source, source.status()) for source in watched)
+            for source, telemetry in ((source, source.status()) for source in tuple(watched))
         ]
         ready = all(model["ready"] for model in models)
         return JSONResponse({"ready": ready, "models": models}, status_code=200 if ready else 503)
 
     def status(_: Request) -> Response:
         return Response(
-            json.dumps({"models": [model_status(source, window_seconds) for source in watched]}),
+            json.dumps({"models": [model_status(source, window_seconds) for source in tuple(watched)]}),
             media_type="application/json",
         )
 
@@ -68,7 +68,7 @@ def application(
         models = "".join(
             f"<li>{escape(source.model)} version {escape(source.version)}: "
             f"{'ready' if source.ready() else 'not ready'}</li>"
-            for source in watched
+            for source in tuple(watched)
         )
         return HTMLResponse(PAGE.format(version=__version__, models=models))
 

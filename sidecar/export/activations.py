@@ -62,7 +62,7 @@ class ActivationCollector(Collector):
     def collect(self) -> Iterator[Family]:
         page = _Page()
         left_out = 0
-        for source in self._watched:
+        for source in tuple(self._watched):
             labels = (source.model, source.version)
             status = source.status()
             _telemetry(page, labels, source.ready(), status)

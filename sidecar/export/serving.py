@@ -71,11 +71,13 @@ class ServingMetrics(Collector):
         counts.seconds.observe(seconds)
         counts.requests[code if code in counts.requests else "INTERNAL"] += 1
 
-    def batch_finished(self, model: str, version: str, rows: int, queued: Sequence[float]) -> None:
+    def batch_finished(
+        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+    ) -> None:
         counts = self._models[model, version]
         counts.rows.observe(rows)
-        for seconds in queued:
-            counts.queued.observe(seconds)
+        for waited in queued:
+            counts.queued.observe(waited)
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self._models[model, version].queue = requests
@@ -97,7 +99,7 @@ class _Histogram:
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Upper bound -> count of values up to it."""
-        bounds = [floatToGoString(bound) for bound in self._bounds]
+        bounds = [floatToGoString(bound) for bound in self._bounds]  # type: ignore[no-untyped-call]
         return list(zip([*bounds, "+Inf"], accumulate(list(self._counts)), strict=True))
 
 

@@ -30,9 +30,13 @@ class _Waiting:
     reply: asyncio.Future[InferReply]
     since: float
 
+    @property
+    def turn(self) -> tuple[int, float]:
+        return self.request.priority, self.since
+
 
 class _Lane(deque[_Waiting]):
-    """Waiting requests of one kind, oldest first, and the sum of their rows."""
+    """Waiting requests of one kind, the most urgent and then the oldest first, and the sum of their rows."""
 
     rows = 0
 
@@ -52,6 +56,7 @@ class Batcher:
         clock: Clock = time.monotonic,
     ) -> None:
         self.servable = servable
+        self.priority_levels = settings.priority_levels
         self._max_rows = servable.max_rows or 1
         self._max_delay = settings.max_delay_ms / 1000
         self._max_waiting = settings.queue_requests
@@ -81,7 +86,7 @@ class Batcher:
         lane = self._lanes.get(kind)
         if lane is None:
             lane = self._lanes[kind] = _Lane()
-        lane.append(waiting)
+        _queue(lane, waiting)
         lane.rows += request.rows
         self._waiting += 1
         self._report_queue()
@@ -120,8 +125,8 @@ class Batcher:
         timer.cancel()
 
     def _take(self) -> list[_Waiting]:
-        """The next batch: from the lane whose head is oldest, as many as fit, without those that expired."""
-        kind, lane = min(self._lanes.items(), key=lambda item: item[1][0].since)
+        """The next batch: from the lane whose head comes first, as many as fit, without those that expired."""
+        kind, lane = min(self._lanes.items(), key=lambda item: item[1][0].turn)
         now = self._clock()
         batch: list[_Waiting] = []
         room = self._max_rows
@@ -156,7 +161,9 @@ class Batcher:
                     waiting.reply.set_exception(InferenceError(f"model {servable.name!r} failed"))
         rows = sum(request.rows for request in requests)
         queued = [started - waiting.since for waiting in batch]
-        self._observer.batch_finished(servable.name, servable.version, rows, queued)
+        took = self._clock() - started
+        failed = failure.error is not None
+        self._observer.batch_finished(servable.name, servable.version, rows, queued, took, failed)
 
     async def _execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
         replies = await self.servable.execute(requests)
@@ -172,6 +179,16 @@ class Batcher:
 
     def _report_queue(self) -> None:
         self._observer.queue_length(self.servable.name, self.servable.version, self._waiting)
+
+
+def _queue(lane: _Lane, waiting: _Waiting) -> None:
+    place = len(lane)
+    while place and lane[place - 1].request.priority > waiting.request.priority:
+        place -= 1
+    if place == len(lane):
+        lane.append(waiting)
+    else:
+        lane.insert(place, waiting)
 
 
 class _Failure:

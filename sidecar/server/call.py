@@ -5,25 +5,27 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
 import grpc
-from grpc._cython import cygrpc
+from google.protobuf.message import DecodeError
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
 
 _log = logging.getLogger("sidecar.server")
 
 Handler = Any
 """A grpc.RpcMethodHandler, whose attributes its stubs do not know."""
 
+EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
+
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class Server(Protocol):
-    """What a call needs of its server. Both but `spawn` are called on the server's thread."""
+    """What a call needs of its server. All but `spawn` are called on the server's thread."""
 
     def on_loop(self, function: Callable[[Any], None], event: Any) -> None: ...
 
@@ -36,21 +38,27 @@ _CORE_CODES: dict[grpc.StatusCode, Any] = {
     code: getattr(cygrpc.StatusCode, code.name.lower()) for code in grpc.StatusCode
 }
 
+# The core gives the end of its clock, near 2**63 seconds, for a call without deadline; the longest timeout that
+# the wire can carry is far below.
+_LAST_DEADLINE = 2.0**62
+
 
 class Call:
     """A handler's context: what handlers use of grpc.aio.ServicerContext. `event` of the core brought the call.
 
     The core tells the server's thread what became of an operation; all else happens on the loop.
+    given_up: the client is gone, and so no handler need start.
     """
 
     __slots__ = (
         "_call", "_code", "_deadline", "_details", "_handler", "_headed", "_left", "_metadata", "_over", "_server",
-        "_trailing", "method", "task",
+        "_trailing", "given_up", "method", "task",
     )  # fmt: skip
 
     def __init__(self, event: Any, server: Server) -> None:
         self.method: str = event.call_details.method.decode("latin-1")
         self.task: asyncio.Task[None] | None = None
+        self.given_up = False
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._metadata: Metadata = event.invocation_metadata
@@ -64,7 +72,7 @@ class Call:
 
     def time_remaining(self) -> float | None:
         """Seconds until the deadline, 0 after it, None without one."""
-        return None if math.isinf(self._deadline) else max(self._deadline - time.time(), 0.0)
+        return None if self._deadline > _LAST_DEADLINE else max(self._deadline - time.time(), 0.0)
 
     def invocation_metadata(self) -> Metadata:
         return self._metadata
@@ -93,11 +101,11 @@ class Call:
     async def read(self) -> Any:
         """The client's next message, or grpc.aio.EOF."""
         raw = (await self._batch(cygrpc.ReceiveMessageOperation(0))).batch_operations[0].message()
-        return grpc.aio.EOF if raw is None else self._handler.request_deserializer(raw)
+        return EOF if raw is None else self._parsed(raw)
 
     async def write(self, message: Any) -> None:
         """Send one of several messages. Raises asyncio.InvalidStateError where the call is over."""
-        send = cygrpc.SendMessageOperation(self._handler.response_serializer(message), 0)
+        send = self._message(message)
         if not (await self._batch(*self._head(), send)).success:
             raise asyncio.InvalidStateError("the call is over")
 
@@ -127,14 +135,21 @@ class Call:
         if raw is None:
             await self.abort(grpc.StatusCode.INTERNAL, "no message came")
         handler = self._handler
-        request = handler.request_deserializer(raw)
+        request = self._parsed(raw)
         if handler.response_streaming:
             await self._stream(handler.unary_stream(request, self))
         else:
             self._reply(await handler.unary_unary(request, self))
 
+    def _parsed(self, raw: bytes | None) -> Any:
+        try:
+            return _converted(raw, self._handler.request_deserializer)
+        except DecodeError as error:
+            self._code, self._details = grpc.StatusCode.INTERNAL, "the message cannot be parsed"
+            raise grpc.aio.AbortError from error
+
     async def _messages(self) -> AsyncIterator[Any]:
-        while (message := await self.read()) is not grpc.aio.EOF:
+        while (message := await self.read()) is not EOF:
             yield message
 
     async def _stream(self, given: Any) -> None:
@@ -146,8 +161,10 @@ class Call:
         self._end(self._code, self._details)
 
     def _reply(self, message: Any) -> None:
-        send = cygrpc.SendMessageOperation(self._handler.response_serializer(message), 0)
-        self._end(self._code, self._details, send)
+        self._end(self._code, self._details, self._message(message))
+
+    def _message(self, message: Any) -> Any:
+        return cygrpc.SendMessageOperation(_converted(message, self._handler.response_serializer), 0)
 
     def finished(self, task: asyncio.Task[None]) -> None:
         """Send the status of a handler that ended without one: it raised or was cancelled."""
@@ -182,6 +199,7 @@ class Call:
         self._leave()
 
     def _cancel(self, _event: None) -> None:
+        self.given_up = True
         if self.task is not None:
             self.task.cancel()
 
@@ -203,4 +221,10 @@ class Call:
     def _start(self, tag: Callable[[Any], object], *operations: Any) -> None:
         if self._over:
             raise asyncio.InvalidStateError("the call is over")
-        self._call.start_server_batch(operations, tag)
+        if refused := self._call.start_server_batch(operations, tag):
+            raise asyncio.InvalidStateError(f"the core refused an operation with error {refused}")
+
+
+def _converted(message: Any, convert: Callable[[Any], Any] | None) -> Any:
+    """A handler that converts nothing has bytes come and go as they are."""
+    return message if convert is None else convert(message)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import InvalidInputError
+from sidecar.server.classification import RANKED, classify
 from sidecar.types import DATATYPES, InferReply, InferRequest, Parameter, Servable, Tensor, TensorSpec
 
 CONTENTS: Mapping[str, str] = {
@@ -37,8 +38,11 @@ CONTENTS: Mapping[str, str] = {
 MAX_ELEMENTS = 2**31 - 1
 """More values than the largest gRPC message has bytes."""
 
-UNSUPPORTED = ("shared_memory_region", "classification")
-"""Tensor parameters of Triton's extensions. Ignoring them would give an answer that was not asked for."""
+SHARED_MEMORY = "shared_memory_region"
+"""Tensor parameter that `server/memory.py` takes out where it is allowed. What is left of it is refused."""
+
+MAX_CLASSES = 1024
+"""Most classes that a request may ask for of one output."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -65,7 +69,7 @@ def decode(
         if entry.name in found:
             raise InvalidInputError(f"input {entry.name!r} is given twice, must be given once")
         shape = _checked_shape(entry, spec, servable.max_rows)
-        _refuse_extensions(entry, "input")
+        _refuse_shared_memory(entry, "input")
         if not raw:
             found[entry.name] = Tensor(spec.datatype, _from_contents(entry, spec.datatype, shape))
         elif entry.HasField("contents"):
@@ -94,18 +98,30 @@ def encode(
 ) -> pb.ModelInferResponse:
     """The reply to `message`, always raw: the outputs it asked for in its order, all when it named none."""
     response = pb.ModelInferResponse(model_name=servable.name, model_version=servable.version, id=id)
+    ranked = classes(message)
     for name in [entry.name for entry in message.outputs] or reply.outputs:
         tensor = reply.outputs[name]
+        if name in ranked:
+            tensor = classify(tensor, ranked[name], batched=servable.max_rows > 0)
         response.outputs.add(name=name, datatype=tensor.datatype, shape=tensor.array.shape)
         response.raw_output_contents.append(to_raw(tensor))
     return response
+
+
+def classes(message: pb.ModelInferRequest) -> dict[str, int]:
+    """How many classes are asked for of which outputs, instead of their values; usually of none."""
+    return {
+        entry.name: entry.parameters["classification"].int64_param
+        for entry in message.outputs
+        if "classification" in entry.parameters
+    }
 
 
 def check_requested(message: pb.ModelInferRequest, servable: Servable) -> None:
     """Refuse outputs the model does not have before it runs for nothing. Raises InvalidInputError."""
     if not message.outputs:
         return
-    known = {spec.name for spec in servable.outputs}
+    known = {spec.name: spec.datatype for spec in servable.outputs}
     asked: set[str] = set()
     for entry in message.outputs:
         if entry.name not in known:
@@ -113,7 +129,12 @@ def check_requested(message: pb.ModelInferRequest, servable: Servable) -> None:
         if entry.name in asked:
             raise InvalidInputError(f"output {entry.name!r} is asked for twice, must be asked for once")
         asked.add(entry.name)
-        _refuse_extensions(entry, "output")
+        _refuse_shared_memory(entry, "output")
+        if "classification" in entry.parameters:
+            if not 1 <= entry.parameters["classification"].int64_param <= MAX_CLASSES:
+                raise InvalidInputError(f"classification of {entry.name!r} must be 1..{MAX_CLASSES} classes")
+            if known[entry.name] not in RANKED:
+                raise InvalidInputError(f"output {entry.name!r} is {known[entry.name]}, which has no order")
 
 
 def parameter(name: str, value: pb.InferParameter) -> Parameter:
@@ -229,11 +250,11 @@ def _common_rows(inputs: Mapping[str, Tensor]) -> int:
     return next(iter(rows.values()))
 
 
-def _refuse_extensions(entry: Any, role: str) -> None:
-    parameters = entry.parameters
-    for name in UNSUPPORTED if parameters else ():
-        if name in parameters:
-            raise InvalidInputError(f"{role} {entry.name!r} has parameter {name!r}, which is not supported")
+def _refuse_shared_memory(entry: Any, role: str) -> None:
+    if SHARED_MEMORY in entry.parameters:
+        raise InvalidInputError(
+            f"{role} {entry.name!r} has parameter {SHARED_MEMORY!r}, which is not supported"
+        )
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:

@@ -2,8 +2,8 @@
 
 grpc.aio wakes the event loop through a socket for each event of the C core, and waits for three of them in turn
 for each call. Here a thread takes the events off the core's completion queue, starts at once what needs no
-decision, and wakes the loop once for all that came while it was busy. The Cython classes underneath promise us
-nothing: `usable` names the versions that the tests passed with, and everywhere else the server is grpc.aio's.
+decision, and wakes the loop once for all messages that came while it was busy. The Cython classes underneath
+promise us nothing, so `listener` says which versions of grpcio may be used.
 """
 
 from __future__ import annotations
@@ -13,26 +13,17 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
 
 from sidecar.server.call import Call, Handler, Metadata
 
 _log = logging.getLogger("sidecar.server")
 
-TESTED = ("1.85.",)
-"""Beginnings of the grpcio versions that the tests passed with."""
-
 # Calls that the core may hand over at once; each is asked for anew when it came.
 _ASKED = 16
-
-
-def usable() -> bool:
-    """Whether this grpcio is one that the tests passed with."""
-    return grpc.__version__.startswith(TESTED)
 
 
 class CallDetails(NamedTuple):
@@ -73,7 +64,7 @@ class CompletionServer:
 
     def add_insecure_port(self, address: str) -> int:
         """Listen, and return the port. Raises RuntimeError where that fails."""
-        return self.add_secure_port(address, grpc.insecure_server_credentials())  # type: ignore[attr-defined]
+        return self.add_secure_port(address, grpc.insecure_server_credentials())
 
     def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
         """Listen, and return the port. Raises RuntimeError where that fails."""
@@ -182,10 +173,13 @@ class CompletionServer:
         await call.run(handler)
 
     async def _handler(self, details: Any, depth: int) -> Handler | None:
+        """What the interceptors from `depth` on make of the call; after the last of them, its method's handler."""
+
+        async def rest(passed: Any) -> Any:
+            return await self._handler(passed, depth + 1)
+
         if depth < len(self._interceptors):
-            return await self._interceptors[depth].intercept_service(
-                partial(self._handler, depth=depth + 1), details
-            )
+            return await self._interceptors[depth].intercept_service(rest, details)
         if (handler := self._handlers.get(details.method)) is not None:
             return handler
         return next((found for one in self._generic if (found := one.service(details)) is not None), None)
@@ -194,3 +188,5 @@ class CompletionServer:
         """Run `work`, the handler of `call`, which is told when that ended."""
         call.task = self._loop.create_task(work)
         call.task.add_done_callback(call.finished)
+        if call.given_up:
+            call.task.cancel()

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
 from sidecar.errors import ConfigError
-from sidecar.server import completion, security
+from sidecar.server import admin, listener, security
 from sidecar.server.batching import Batcher
+from sidecar.server.memory import Regions, SharedMemoryService
+from sidecar.server.metadata import MetadataService
+from sidecar.server.models import Models
+from sidecar.server.repository import RepositoryService
 from sidecar.server.service import InferenceService
+from sidecar.server.statistics import Statistics
 from sidecar.settings import BatchingSettings, ServerSettings
-from sidecar.types import Servable, ServingObserver
+from sidecar.types import Clock, Repository, Servable, ServingObserver
 
 logger = logging.getLogger("sidecar.server")
 
@@ -27,7 +33,8 @@ SERVICE = "inference.GRPCInferenceService"
 class Server:
     """Serves `servables` from `start` to `stop`, once.
 
-    batching: settings by model name and version, one for each servable.
+    batching: settings by model name and version, for each servable and all that `repository` may load.
+    wall: seconds since the epoch.
     Raises ConfigError where a certificate, key or token file cannot be read, or a model cannot be batched.
     """
 
@@ -37,21 +44,35 @@ class Server:
         servables: Sequence[Servable],
         batching: Mapping[tuple[str, str], BatchingSettings],
         observer: ServingObserver,
+        repository: Repository | None = None,
+        wall: Clock = time.time,
     ) -> None:
         self._settings = settings
         self._credentials = security.credentials(settings)
         self._token = security.bearer_token(settings)
-        self._batchers = [
-            Batcher(servable, batching[servable.name, servable.version], observer) for servable in servables
-        ]
-        self._service = InferenceService(self._batchers, observer)
+        statistics = Statistics(observer, wall)
+
+        def batch(servable: Servable) -> Batcher:
+            return Batcher(servable, batching[servable.name, servable.version], statistics)
+
+        self._models = Models(map(batch, servables))
+        keys, permit = settings.shared_memory, admin.permit(settings.admin)
+        regions = Regions(keys, settings.max_message_bytes) if keys else None
+        self._service = InferenceService(self._models, statistics, regions)
+        self._repository = RepositoryService(self._models, repository, batch, permit, self.refresh_health)
+        self._parts = (
+            self._service,
+            MetadataService(self._models, batching, statistics, shared_memory=regions is not None),
+            self._repository,
+            SharedMemoryService(regions, permit),
+            admin.SettingsService(self._models, permit, logging.getLogger("sidecar")),
+        )
 
     async def start(self) -> int:
         """Listen, and return the port. Raises ConfigError where address or certificate cannot be used."""
         limit = self._settings.max_message_bytes
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
-        make = completion.CompletionServer if completion.usable() else grpc.aio.server
-        self._grpc = make(
+        self._grpc = listener.create(
             interceptors=[security.BearerToken(self._token)] if self._token else [],
             options=[
                 ("grpc.max_receive_message_length", limit),
@@ -60,12 +81,13 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._grpc)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if self._settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-                reflection.aio.ReflectionServicer(names, _described_services()), self._grpc
+                reflection.aio.ReflectionServicer(names, _described_services()),  # type: ignore[attr-defined]
+                self._grpc,
             )
         await self.refresh_health()
         port = self._bind()
@@ -84,11 +106,13 @@ class Server:
         Calls get `grace_seconds` and are then cancelled; a batch that still runs gets as much again.
         """
         self._service.stopping = True
+        self._service.streams.close()
         await self._health.enter_graceful_shutdown()
         await self._grpc.stop(self._settings.grace_seconds)
         try:
             async with asyncio.timeout(self._settings.grace_seconds):
-                await asyncio.gather(*(batcher.close() for batcher in self._batchers))
+                closing = [batcher.close() for batcher in self._models]
+                await asyncio.gather(self._repository.close(), *closing)
         except TimeoutError:
             logger.warning("a model still ran %s s after the last call ended", self._settings.grace_seconds)
 
@@ -97,8 +121,8 @@ class Server:
         address = f"{f'[{host}]' if ':' in host else host}:{self._settings.grpc_port}"
         try:
             if self._credentials is None:
-                return self._grpc.add_insecure_port(address)
-            return self._grpc.add_secure_port(address, self._credentials)
+                return int(self._grpc.add_insecure_port(address))
+            return int(self._grpc.add_secure_port(address, self._credentials))
         except RuntimeError as error:
             reason = "it is taken or not this machine's"
             if self._credentials is not None:
@@ -106,6 +130,19 @@ class Server:
             raise ConfigError(
                 f"server.grpc_host and grpc_port: cannot listen on {address}: {reason}"
             ) from error
+
+
+class _Joined:
+    """One servicer out of parts: the generated registration asks one object for every method."""
+
+    def __init__(self, parts: Sequence[object]) -> None:
+        self._parts = parts
+
+    def __getattr__(self, name: str) -> Any:
+        for part in self._parts:
+            if hasattr(part, name):
+                return getattr(part, name)
+        raise AttributeError(name)
 
 
 def _described_services() -> DescriptorPool:

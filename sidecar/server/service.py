@@ -1,4 +1,4 @@
-"""The methods of inference.GRPCInferenceService."""
+"""Inference, one request a call or many, and whether it is possible."""
 
 # ruff: noqa: N802 - gRPC finds the methods by the protocol's own names.
 
@@ -7,19 +7,20 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any
 
 import grpc
 
-import sidecar
 from sidecar._pb import open_inference_pb2 as pb
-from sidecar.errors import ConfigError, NotReadyError, UnknownModelError
-from sidecar.server import codec
-from sidecar.server.batching import Batcher
+from sidecar.errors import NotReadyError
+from sidecar.server import codec, parameters
+from sidecar.server.memory import Regions, deliver
+from sidecar.server.models import Models
 from sidecar.server.status import ErrorsAsStatus, code_of
-from sidecar.types import Clock, Servable, ServingObserver, TensorSpec
+from sidecar.server.stream import Streams
+from sidecar.types import Clock, Servable, ServingObserver
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,35 +29,32 @@ _IDS = random.Random()
 
 
 class InferenceService:
-    """Answers for the models behind `batchers`, until `stopping` is set.
+    """Answers for `models`, until `stopping` is set.
 
+    regions: shared memory that requests may name; None where there is none.
     clock: monotonic seconds, the batchers' own. new_id: the id of a request that came without one.
-    Raises ConfigError for a model that batches but has an input without dimensions.
     """
 
     def __init__(
         self,
-        batchers: Iterable[Batcher],
+        models: Models,
         observer: ServingObserver,
+        regions: Regions | None = None,
         clock: Clock = time.monotonic,
         new_id: Callable[[], str] = lambda: f"{_IDS.getrandbits(128):032x}",
     ) -> None:
         self.stopping = False
+        self.streams = Streams(self._infer)
+        self._models = models
         self._observer = observer
+        self._regions = regions
         self._clock = clock
         self._new_id = new_id
-        self._models: dict[str, dict[str, Batcher]] = {}
-        for batcher in batchers:
-            servable = batcher.servable
-            _check(servable)
-            self._models.setdefault(servable.name, {})[servable.version] = batcher
-        self._latest = {name: max(versions, key=_age) for name, versions in self._models.items()}
 
     @property
     def ready(self) -> bool:
         """Every model takes requests."""
-        batchers = [batcher for versions in self._models.values() for batcher in versions.values()]
-        return not self.stopping and all(batcher.servable.ready for batcher in batchers)
+        return not self.stopping and all(batcher.servable.ready for batcher in self._models)
 
     async def ServerLive(self, message: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -66,54 +64,42 @@ class InferenceService:
 
     async def ModelReady(self, message: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         async with ErrorsAsStatus(context):
-            servable = self._find(message.name, message.version).servable
+            servable = self._models.find(message.name, message.version).servable
         return pb.ModelReadyResponse(ready=servable.ready and not self.stopping)
-
-    async def ServerMetadata(
-        self, message: pb.ServerMetadataRequest, context: Context
-    ) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="activation-sidecar", version=sidecar.__version__)
-
-    async def ModelMetadata(
-        self, message: pb.ModelMetadataRequest, context: Context
-    ) -> pb.ModelMetadataResponse:
-        async with ErrorsAsStatus(context):
-            servable = self._find(message.name, message.version).servable
-        return pb.ModelMetadataResponse(
-            name=servable.name,
-            versions=sorted(self._models[servable.name], key=_age),
-            platform=servable.platform,
-            inputs=_described(servable.inputs),
-            outputs=_described(servable.outputs),
-        )
 
     async def ModelInfer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         async with ErrorsAsStatus(context):
-            batcher = self._find(message.model_name, message.model_version)
-            servable = batcher.servable
-            with _Observed(self._observer, servable, context, self._clock) as started:
-                if self.stopping or not servable.ready:
-                    raise NotReadyError(f"model {servable.name!r} takes no requests now, try again later")
-                remaining = context.time_remaining()
-                request = codec.decode(
-                    message,
-                    servable,
-                    id=message.id or self._new_id(),
-                    deadline=None if remaining is None else started + remaining,
-                )
-                reply = await batcher.submit(request)
-                return codec.encode(reply, message, servable, id=request.id)
+            return await self._infer(message, context)
 
-    def _find(self, name: str, version: str) -> Batcher:
-        versions = self._models.get(name)
-        if versions is None:
-            raise UnknownModelError(f"no model {name!r}, served are {_listed(self._models)}")
-        batcher = versions.get(version or self._latest[name])
-        if batcher is None:
-            raise UnknownModelError(
-                f"model {name!r} has no version {version!r}, served are {_listed(versions)}"
+    async def ModelStreamInfer(self, messages: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
+        async with ErrorsAsStatus(context):
+            await self.streams.answer(messages, context)
+
+    async def _infer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        batcher = self._models.find(message.model_name, message.model_version)
+        servable = batcher.servable
+        with _Observed(self._observer, servable, context, self._clock) as started:
+            if self.stopping or not servable.ready:
+                raise NotReadyError(f"model {servable.name!r} takes no requests now, try again later")
+            placements = self._regions.bring(message) if self._regions else {}
+            remaining = context.time_remaining()
+            request = codec.decode(
+                message,
+                servable,
+                id=message.id or self._new_id(),
+                deadline=None if remaining is None else started + remaining,
             )
-        return batcher
+            if request.parameters or batcher.priority_levels:
+                parameters.apply(request, started, batcher.priority_levels)
+            reply = await batcher.submit(request)
+            if codec.classes(message):
+                # Ranking takes longer than copying: not on the loop that answers everybody.
+                response = await asyncio.to_thread(codec.encode, reply, message, servable, id=request.id)
+            else:
+                response = codec.encode(reply, message, servable, id=request.id)
+            if placements:
+                deliver(placements, response)
+            return response
 
 
 class _Observed:
@@ -141,28 +127,3 @@ class _Observed:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
         seconds = self._clock() - self._started
         self._observer.request_finished(self._servable.name, self._servable.version, code.name, seconds)
-
-
-def _check(servable: Servable) -> None:
-    scalars = [spec.name for spec in servable.inputs if not spec.shape]
-    if servable.max_rows and scalars:
-        raise ConfigError(
-            f"model {servable.name} input {scalars[0]} has no dimension to batch over: "
-            "give it one of -1, or set batching.max_rows = 0"
-        )
-
-
-def _age(version: str) -> tuple[int, str]:
-    """Sorts numbers by size and after every word."""
-    return (int(version), "") if version.isdecimal() else (-1, version)
-
-
-def _described(specs: Sequence[TensorSpec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
-    return [
-        pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-        for spec in specs
-    ]
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)

@@ -20,6 +20,9 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ExpiredError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.InferenceError: grpc.StatusCode.INTERNAL,
+    errors.UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
+    errors.LoadError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     asyncio.CancelledError: grpc.StatusCode.CANCELLED,
 }
@@ -30,8 +33,19 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
 MAX_TEXT = 500
 
 
+UNFORESEEN = "the server failed; its log says why"
+
+
 def code_of(error: BaseException) -> grpc.StatusCode:
     return CODES.get(type(error), grpc.StatusCode.INTERNAL)
+
+
+def text_of(error: BaseException) -> str:
+    """What the client may read of `error`; the log gets what it may not."""
+    if isinstance(error, errors.RequestError):
+        return str(error)[:MAX_TEXT]
+    logger.error("a call failed for a reason nobody foresaw", exc_info=error)
+    return UNFORESEEN
 
 
 class ErrorsAsStatus:
@@ -54,7 +68,4 @@ class ErrorsAsStatus:
     ) -> None:
         if not isinstance(error, Exception):
             return  # nothing raised, or the call was cancelled and nobody listens
-        if isinstance(error, errors.RequestError):
-            await self._context.abort(code_of(error), str(error)[:MAX_TEXT])
-        logger.error("a call failed for a reason nobody foresaw", exc_info=error)
-        await self._context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says why")
+        await self._context.abort(code_of(error), text_of(error))

@@ -22,7 +22,7 @@ def serve_some(serving):
     serving.request_started("digits", "1")
     serving.request_started("digits", "1")
     serving.request_finished("digits", "1", "OK", 0.0078125)
-    serving.batch_finished("digits", "1", 3, [0.0, 0.03125])
+    serving.batch_finished("digits", "1", 3, [0.0, 0.03125], 0.5, False)
     serving.queue_length("digits", "1", 4)
 
 
@@ -85,7 +85,7 @@ def test_every_label_set_exists_from_the_start(export, fresh_model, fixed_model)
     for code in CODES:
         later.serving.request_started("digits", "1")
         later.serving.request_finished("digits", "1", code, 0.1)
-    later.serving.batch_finished("digits", "1", 3, [0.1])
+    later.serving.batch_finished("digits", "1", 3, [0.1], 0.5, False)
     assert label_sets(export(fresh_model(3))) == label_sets(later)
 
 

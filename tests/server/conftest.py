@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.server.server import Server
 from sidecar.settings import BatchingSettings, ServerSettings
-from sidecar.types import DATATYPES, InferReply, InferRequest, Servable, Tensor, TensorSpec
+from sidecar.types import DATATYPES, InferReply, InferRequest, Repository, Servable, Tensor, TensorSpec
 
 Execute = Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
 
@@ -43,7 +43,9 @@ class Ledger:
         self.seconds.append(seconds)
         self.answered.set()
 
-    def batch_finished(self, model: str, version: str, rows: int, queued: Sequence[float]) -> None:
+    def batch_finished(
+        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+    ) -> None:
         self.batches.append(rows)
         self.queued.extend(queued)
 
@@ -96,6 +98,46 @@ def request(number: int = 0, rows: int = 1, *, width: int = 2, deadline: float |
     return InferRequest(str(number), {"x": Tensor("FP64", values)}, rows, deadline=deadline)
 
 
+class Shelf:
+    """A Repository of echoing models, which lets a test hold a load or let it fail.
+
+    gate: while not set, a load that has started does not end. failure: raised by the next loads.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], **versions: Sequence[str]) -> None:
+        self._specs, self._versions = specs, versions
+        self.models: list[tuple[str, Model]] = []
+        self.released: list[Servable] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+        self.failure: Exception | None = None
+
+    def versions(self) -> dict[str, Sequence[str]]:
+        return self._versions
+
+    async def load(self, model: str, version: str) -> Servable:
+        self.entered.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.models.append((version, Model()))
+        loaded = servable(self.models[-1][1].execute, self._specs, name=model, version=version)
+        loaded.ready = False
+        return loaded
+
+    def serve(self, servable: Servable) -> None:
+        servable.ready = True
+
+    async def release(self, servable: Servable) -> None:
+        self.released.append(servable)
+
+
+@pytest.fixture
+def make_shelf() -> type[Shelf]:
+    return Shelf
+
+
 @pytest.fixture
 def ledger() -> Ledger:
     return Ledger()
@@ -121,18 +163,41 @@ def all_specs() -> list[TensorSpec]:
     return every_datatype()
 
 
+UNDELAYED = BatchingSettings(max_delay_ms=0)
+
+
+@pytest.fixture(params=["completion queue", "grpc.aio"])
+def front_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both servers that may stand at the port, one after the other."""
+    name: str = request.param
+    monkeypatch.setattr("sidecar.server.listener.tested", lambda: name != "grpc.aio")
+    return name
+
+
 Serve = Callable[..., AbstractAsyncContextManager[str]]
 
 
 @pytest.fixture
-def serve(ledger: Ledger) -> Serve:
+def serve(ledger: Ledger, front_end: str) -> Serve:
     """`async with serve(servables, **server_settings) as address:` a real server on a free port."""
 
     @asynccontextmanager
-    async def serve(*servables: Servable, **settings: Any) -> AsyncIterator[str]:
-        batching = {(one.name, one.version): BatchingSettings(max_delay_ms=0) for one in servables}
+    async def serve(
+        *servables: Servable,
+        repository: Repository | None = None,
+        batching: BatchingSettings = UNDELAYED,
+        **settings: Any,
+    ) -> AsyncIterator[str]:
+        known = {(one.name, one.version) for one in servables}
+        if repository:
+            known |= {(name, one) for name, versions in repository.versions().items() for one in versions}
         server = Server(
-            ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings}), servables, batching, ledger
+            ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings}),
+            servables,
+            dict.fromkeys(known, batching),
+            ledger,
+            repository,
+            lambda: 1_700_000_000.5,
         )
         port = await server.start()
         try:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc.model_config_pb2 as config
 import tritonclient.grpc.service_pb2 as triton
 
 from sidecar._pb import open_inference_pb2 as ours
@@ -54,8 +55,50 @@ def shape_of(message):
     return fields, {nested.name: shape_of(nested) for nested in message.nested_types}
 
 
-@pytest.mark.parametrize("name", sorted(ours.DESCRIPTOR.message_types_by_name))
+KSERVES = {
+    "RepositoryModelLoadResponse": {(1, "model_name"), (2, "isLoaded")},
+    "RepositoryModelUnloadResponse": {(1, "model_name"), (2, "isUnloaded")},
+}
+"""Empty messages of Triton's to which KServe gives fields."""
+
+CONFIGURATION = {
+    name for name in ours.DESCRIPTOR.message_types_by_name if name in config.DESCRIPTOR.message_types_by_name
+}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGURATION))
+def test_every_message_of_a_configuration_has_a_part_of_the_fields_of_tritons(name):
+    fields, _ = shape_of(ours.DESCRIPTOR.message_types_by_name[name])
+    theirs, _ = shape_of(config.DESCRIPTOR.message_types_by_name[name])
+    # The choice among scheduling policies has one member here.
+    assert {field[:4] for field in fields} <= {field[:4] for field in theirs}
+
+
+def test_the_types_of_a_configuration_are_numbered_as_tritons():
+    assert dict(ours.DataType.items()) == dict(config.DataType.items())
+
+
+def test_every_method_has_the_form_of_tritons():
+    def methods(module):
+        service = module.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+        return {
+            (
+                each.name,
+                each.input_type.name,
+                each.output_type.name,
+                each.client_streaming,
+                each.server_streaming,
+            )
+            for each in service.methods
+        }
+
+    assert methods(ours) == methods(triton)
+
+
+@pytest.mark.parametrize("name", sorted(set(ours.DESCRIPTOR.message_types_by_name) - CONFIGURATION))
 def test_every_message_has_exactly_the_fields_of_tritons(name):
-    assert shape_of(ours.DESCRIPTOR.message_types_by_name[name]) == shape_of(
-        triton.DESCRIPTOR.message_types_by_name[name]
-    )
+    fields, nested = shape_of(ours.DESCRIPTOR.message_types_by_name[name])
+    if name in KSERVES:
+        assert {(number, field) for number, field, *_ in fields} == KSERVES[name]
+        fields = set()
+    assert (fields, nested) == shape_of(triton.DESCRIPTOR.message_types_by_name[name])

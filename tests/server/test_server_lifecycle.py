@@ -18,6 +18,8 @@ from sidecar.server.server import SERVICE, Server
 from sidecar.settings import BatchingSettings, ServerSettings
 from sidecar.types import TensorSpec
 
+pytestmark = pytest.mark.usefixtures("front_end")
+
 Status = health_pb2.HealthCheckResponse
 BATCHING = {("echo", "1"): BatchingSettings(max_delay_ms=0)}
 
@@ -151,6 +153,7 @@ async def test_reflection_is_unknown_when_it_is_off(serve):
 
 async def test_a_service_can_be_given_its_clock_and_ids(ledger, model, make_servable, fp32_spec):
     from sidecar.server.batching import Batcher
+    from sidecar.server.models import Models
     from sidecar.server.service import InferenceService
 
     class Context:
@@ -158,7 +161,7 @@ async def test_a_service_can_be_given_its_clock_and_ids(ledger, model, make_serv
             return 2.0
 
     batcher = Batcher(make_servable(model.execute, [fp32_spec]), BATCHING["echo", "1"], ledger, lambda: 50.0)
-    service = InferenceService([batcher], ledger, clock=lambda: 50.0, new_id=lambda: "made here")
+    service = InferenceService(Models([batcher]), ledger, clock=lambda: 50.0, new_id=lambda: "made here")
     reply = await service.ModelInfer(infer_message(), Context())
     assert reply.id == "made here"
     assert model.batches[0][0].deadline == 52.0

@@ -109,7 +109,9 @@ async def test_metadata_names_server_and_model(serve, model, make_servable, fp32
     ):
         server = await client.get_server_metadata(as_json=True)
         latest = await client.get_model_metadata("echo")
-    assert server == {"name": "activation-sidecar", "version": sidecar.__version__}
+    assert (server["name"], server["version"]) == ("activation-sidecar", sidecar.__version__)
+    assert {"classification", "statistics", "model_repository"} < set(server["extensions"])
+    assert "system_shared_memory" not in server["extensions"]
     assert list(latest.versions) == ["beta", "9", "10"]
     assert latest.platform == "python"
     assert [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in latest.inputs] == [

@@ -1,0 +1,88 @@
+"""The model versions that take requests now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from sidecar.errors import ConfigError, UnknownModelError
+from sidecar.server.batching import Batcher
+from sidecar.types import Servable
+
+
+class Models:
+    """Batchers by name and version. Lives on one event loop, where each change is seen whole.
+
+    Raises ConfigError for a model that batches but has an input without dimensions.
+    """
+
+    def __init__(self, batchers: Iterable[Batcher] = ()) -> None:
+        self._models: dict[str, dict[str, Batcher]] = {}
+        self._latest: dict[str, Batcher] = {}
+        for batcher in batchers:
+            self.put(batcher)
+
+    def __iter__(self) -> Iterator[Batcher]:
+        return iter([self._models[name][version] for name in self._models for version in self.versions(name)])
+
+    def put(self, batcher: Batcher) -> Batcher | None:
+        """`batcher` takes requests from now on; the one that did so for its version, if any, takes no more."""
+        servable = batcher.servable
+        check(servable)
+        versions = self._models.setdefault(servable.name, {})
+        before = versions.get(servable.version)
+        versions[servable.version] = batcher
+        self._latest[servable.name] = versions[self.versions(servable.name)[-1]]
+        return before
+
+    def remove(self, name: str, version: str) -> Batcher:
+        """Its batcher, which takes no more requests. Raises UnknownModelError."""
+        batcher = self.find(name, version)
+        del self._models[name][version]
+        if left := self.versions(name):
+            self._latest[name] = self._models[name][left[-1]]
+        else:
+            del self._models[name], self._latest[name]
+        return batcher
+
+    def find(self, name: str, version: str) -> Batcher:
+        """That version, or for "" the highest. Raises UnknownModelError, which lists what is served."""
+        batcher = self._models.get(name, {}).get(version) if version else self._latest.get(name)
+        if batcher is not None:
+            return batcher
+        if name not in self._models:
+            raise UnknownModelError(f"no model {name!r}, served are {_listed(self._models)}")
+        raise UnknownModelError(
+            f"model {name!r} has no version {version!r}, served are {_listed(self._models[name])}"
+        )
+
+    def matching(self, name: str, version: str) -> list[Batcher]:
+        """All versions of all models for "", all of one model for its name alone. Raises UnknownModelError."""
+        if not name:
+            return list(self)
+        if version:
+            return [self.find(name, version)]
+        self.find(name, "")
+        return [self._models[name][each] for each in self.versions(name)]
+
+    def versions(self, name: str) -> list[str]:
+        """From the lowest to the highest: numbers by size, and above every word."""
+        return sorted(self._models.get(name, ()), key=age)
+
+
+def age(version: str) -> tuple[int, str]:
+    """Sorts numbers by size and after every word."""
+    return (int(version), "") if version.isdecimal() else (-1, version)
+
+
+def check(servable: Servable) -> None:
+    """Raises ConfigError where its requests could not be put together."""
+    scalars = [spec.name for spec in servable.inputs if not spec.shape]
+    if servable.max_rows and scalars:
+        raise ConfigError(
+            f"model {servable.name} input {scalars[0]} has no dimension to batch over: "
+            "give it one of -1, or set batching.max_rows = 0"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"

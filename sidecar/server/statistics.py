@@ -1,0 +1,102 @@
+"""Counts and cumulative times of each model version, as the protocol's ModelStatistics wants them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sidecar._pb import open_inference_pb2 as pb
+from sidecar.types import Clock, ServingObserver
+
+
+@dataclass(slots=True)
+class _Duration:
+    """How often, and how long in seconds."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        self.count += count
+        self.seconds += seconds * count
+
+    def message(self) -> pb.StatisticDuration:
+        return pb.StatisticDuration(count=self.count, ns=round(self.seconds * 1e9))
+
+
+@dataclass(slots=True)
+class _Version:
+    last: float = 0.0
+    rows: int = 0
+    batches: int = 0
+    success: _Duration = field(default_factory=_Duration)
+    fail: _Duration = field(default_factory=_Duration)
+    queue: _Duration = field(default_factory=_Duration)
+    compute: _Duration = field(default_factory=_Duration)
+    by_rows: defaultdict[int, _Duration] = field(default_factory=lambda: defaultdict(_Duration))
+
+
+class Statistics:
+    """A ServingObserver that counts and passes everything on to the next.
+
+    clock: seconds since the epoch, for the time of the last inference.
+    """
+
+    def __init__(self, following: ServingObserver, clock: Clock) -> None:
+        self._following = following
+        self._clock = clock
+        self._versions: defaultdict[tuple[str, str], _Version] = defaultdict(_Version)
+        self.request_started = following.request_started
+        self.queue_length = following.queue_length
+
+    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
+        counts = self._versions[model, version]
+        (counts.success if code == "OK" else counts.fail).add(seconds)
+        self._following.request_finished(model, version, code, seconds)
+
+    def batch_finished(
+        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+    ) -> None:
+        if queued and not failed:
+            counts = self._versions[model, version]
+            counts.last = self._clock()
+            counts.rows += rows
+            counts.batches += 1
+            counts.queue.count += len(queued)
+            counts.queue.seconds += sum(queued)
+            counts.compute.add(seconds, len(queued))
+            counts.by_rows[rows].add(seconds)
+        self._following.batch_finished(model, version, rows, queued, seconds, failed)
+
+    def message(self, model: str, version: str) -> pb.ModelStatistics:
+        """All that is known of a version since the process started; zeros for one that had no request.
+
+        compute_infer is the whole of a batch, from the queue to its replies: putting it together and taking it
+        apart (compute_input, compute_output) are not measured apart, and there is no cache.
+        """
+        counts = self._versions.get((model, version), _Version())
+        return pb.ModelStatistics(
+            name=model,
+            version=version,
+            last_inference=int(counts.last * 1000),
+            inference_count=counts.rows,
+            execution_count=counts.batches,
+            inference_stats=pb.InferStatistics(
+                success=counts.success.message(),
+                fail=counts.fail.message(),
+                queue=counts.queue.message(),
+                compute_infer=counts.compute.message(),
+                compute_input=pb.StatisticDuration(count=counts.compute.count),
+                compute_output=pb.StatisticDuration(count=counts.compute.count),
+            ),
+            batch_stats=[
+                pb.InferBatchStatistics(
+                    batch_size=rows,
+                    compute_infer=duration.message(),
+                    compute_input=pb.StatisticDuration(count=duration.count),
+                    compute_output=pb.StatisticDuration(count=duration.count),
+                )
+                for rows, duration in sorted(counts.by_rows.items())
+            ],
+        )
