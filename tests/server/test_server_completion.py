@@ -175,7 +175,7 @@ async def test_a_message_that_cannot_be_parsed_is_refused_without_running_anythi
 async def test_a_handler_knows_how_much_time_it_has(channel):
     remaining = channel.unary_unary(ECHO + "remaining")
     assert await remaining(b"") == b"None"
-    assert 0 < float(await remaining(b"", timeout=60)) <= 60
+    assert 0 < float(await remaining(b"", timeout=60)) < 61
 
 
 async def test_a_method_that_does_not_exist_is_unimplemented(channel):
@@ -229,7 +229,9 @@ async def test_stopping_finishes_what_runs_and_takes_nothing_new(server, channel
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as late:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await late.unary_unary(ECHO + "one")(b"late")
-    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    # Refused before its connection stood, or after.
+    assert refused.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert echo.seen == []
     echo.gate.set()
     assert await running == b"in"
     await stopping
