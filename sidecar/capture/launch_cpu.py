@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 
 from sidecar.capture import kernel_cpu
-from sidecar.capture.observe import OpState, as_rows, check_shape
+from sidecar.capture.observe import OpState, as_rows, check_bounds
 from sidecar.capture.vector_block import BFLOAT16, FLOAT16, FLOAT32
 
 _fold: Any = kernel_cpu.observe
@@ -39,6 +40,27 @@ def bind(channel_dim: int, state: OpState) -> Callable[[torch.Tensor], None]:
     return fold
 
 
+@lru_cache(maxsize=1024)
+def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channel_dim: int) -> tuple[int, ...] | None:
+    """Rows, positions and channels of an activation and the strides of each, or None if no strides lead through it.
+
+    What `as_rows` says with views, which cost as much as a small activation does, once for each shape.
+    """
+    if len(shape) == 1:
+        return shape[0], 1, 1, strides[0], 1, 1
+    channel_dim = range(len(shape))[channel_dim]
+    positions = position_step = 1
+    for dim in reversed(range(1, len(shape))):
+        if dim == channel_dim or shape[dim] == 1:
+            continue
+        if positions == 1:
+            position_step = strides[dim]
+        elif strides[dim] != positions * position_step:
+            return None
+        positions *= shape[dim]
+    return shape[0], positions, shape[channel_dim], strides[0], position_step, strides[channel_dim]
+
+
 def _fold_rows(
     x: torch.Tensor, channel_dim: int, most_rows: int, channels: int, state: tuple[float, ...]
 ) -> None:
@@ -46,8 +68,9 @@ def _fold_rows(
         x, kind = x.float(), FLOAT32
     if not x.is_cpu:
         raise ValueError(f"an activation on {x.device} cannot be observed on a CPU")
-    x = as_rows(x, channel_dim)
-    shape = x.shape
-    check_shape(shape, most_rows, channels)
-    if x.numel():
-        _fold(x.data_ptr(), kind, *shape, *x.stride(), *state)
+    if (walk := _walk(x.shape, x.stride(), channel_dim)) is None:
+        x = as_rows(x, channel_dim)
+        walk = *x.shape, *x.stride()
+    check_bounds(walk[0], walk[2], most_rows, channels)
+    if walk[0] and walk[1] and channels:
+        _fold(x.data_ptr(), kind, *walk, *state)

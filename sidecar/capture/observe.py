@@ -60,10 +60,12 @@ class OpState(NamedTuple):
         return self.row_slot.numel() * self.rows_per_slot, channels
 
 
-def check_shape(shape: torch.Size, most_rows: int, channels: int) -> None:
+def check_bounds(rows: int, channels: int, most_rows: int, most_channels: int) -> None:
     """Raises ValueError for an activation that would reach beyond the state: kernels have only addresses."""
-    if shape[0] > most_rows or shape[2] != channels:
-        raise ValueError(f"{list(shape)} is no activation of up to {most_rows} rows and {channels} channels")
+    if rows > most_rows or channels != most_channels:
+        raise ValueError(
+            f"{rows} rows of {channels} channels are no activation of up to {most_rows} rows of {most_channels}"
+        )
 
 
 def bind(device: torch.device, channel_dim: int, state: OpState) -> Callable[[torch.Tensor], None]:

@@ -128,6 +128,6 @@ def test_the_bank_that_is_named_is_written_and_the_other_stays_empty():
 def test_an_activation_that_its_state_was_not_made_for_is_refused_and_writes_nothing(shape):
     seen = Fold(kernel, 5)
     before = [buffer.clone() for buffer in seen.state.buffers()]
-    with pytest.raises(ValueError, match="is no activation of up to"):
+    with pytest.raises(ValueError, match="are no activation of up to"):
         seen(torch.randn(shape), [0, 1])
     assert all(map(torch.equal, before, seen.state.buffers()))

@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.capture.launch_cpu import _walk
+from sidecar.capture.observe import as_rows
 from sidecar.sketch import TapSketch
 from tests.capture.conftest import KERNELS, NEAR_ZERO, Fold, plain
 
@@ -226,3 +228,22 @@ def test_values_that_fell_silent_far_from_the_pivot_still_have_an_rms(kernel):
     _, rows = Fold(kernel, 33, pivot=-37.5)(torch.from_numpy(values), range(4)).read(4)
     assert np.all(rows.rms < 0.05)
     assert np.isnan(rows.kurtosis).all()
+
+
+@given(cases())
+@settings(max_examples=200, deadline=None)
+def test_an_activation_is_walked_where_it_lies_whenever_a_view_can_say_how(case):
+    x, rows = case.x, as_rows(case.x, case.channel_dim)
+    walk = _walk(x.shape, x.stride(), case.channel_dim)
+    in_place = rows.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+    if walk is None:
+        assert not in_place
+    elif x.numel():
+        assert torch.equal(x.as_strided(walk[:3], walk[3:]).nan_to_num(9.5), rows.nan_to_num(9.5))
+
+
+def test_images_are_walked_in_place_in_either_memory_format():
+    x = torch.randn(2, 5, 3, 4)
+    assert _walk(x.shape, x.stride(), 1) == (2, 12, 5, 60, 1, 12)
+    x = x.to(memory_format=torch.channels_last)
+    assert _walk(x.shape, x.stride(), 1) == (2, 12, 5, 60, 5, 1)

@@ -196,9 +196,13 @@ def test_a_model_thread_and_a_drain_thread_lose_and_double_nothing(
     thread.start()
     for number in range(batches):
         batch = [make_request(4 * number + i, rows=1 + i % 2) for i in range(4)]
+        before = len(brought)
         if recorder.open(batch):
             run_batch(recorder, batch)
             recorder.close()
+            # However the threads are scheduled, there are at least this many drains between batches.
+            while number % 100 == 0 and len(brought) == before:
+                pass
     done.set()
     thread.join(60)
     while reading := recorder.drain(0.0):
@@ -206,7 +210,6 @@ def test_a_model_thread_and_a_drain_thread_lose_and_double_nothing(
     requests = [value for reading in brought for value in values(reading, tap)]
     assert len(set(requests)) == len(requests) == recorder.sampled
     assert recorder.sampled + recorder.dropped["slots"] + recorder.dropped["stuck"] == 4 * batches
-    assert len(brought) > 5
     positions = sum(1 + int(value) % 2 for value in requests)
     assert sum(reading.sketches[tap].counts.positions for reading in brought) == positions
     assert sum(reading.sketches[tap].counts.requests for reading in brought) == recorder.sampled

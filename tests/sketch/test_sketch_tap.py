@@ -69,6 +69,52 @@ def test_merge_is_commutative_in_everything_counted(a, b):
     assert left.moments.m2 == pytest.approx(right.moments.m2, rel=1e-12)
 
 
+@st.composite
+def groupings(draw):
+    """Two to six sketches with the values of each, and two ways to join them: each a list of (into, from)."""
+    values = draw(st.lists(activations(), min_size=2, max_size=6))
+    ways = []
+    for _ in range(2):
+        left, way = list(range(len(values))), []
+        while len(left) > 1:
+            into, other = draw(st.permutations(left))[:2]
+            way.append((into, other))
+            left.remove(other)
+        ways.append(way)
+    return values, ways
+
+
+def joined(values, way):
+    sketches = [sketch(part) for part in values]
+    for into, other in way:
+        sketches[into].merge(sketches[other])
+    return sketches[way[-1][0]]
+
+
+@given(groupings())
+def test_in_any_order_and_grouping_counts_are_identical_and_moments_equal_to_1e_12(grouping):
+    values, ways = grouping
+    one, other = (joined(values, way) for way in ways)
+    assert one.counts == other.counts
+    assert np.array_equal(one.histogram.counts, other.histogram.counts)
+    for name in ("positions", "fires", "outliers", "absmax"):
+        assert np.array_equal(getattr(one.channels, name), getattr(other.channels, name)), name
+    for name in ("total", "squares"):
+        sums = [getattr(found.channels, name) for found in (one, other)]
+        reach = sum(np.where(np.isfinite(part), np.abs(part), 0).max() for part in values)
+        power = 1 if name == "total" else 2
+        terms = one.channels.positions * reach**power
+        assert np.all(np.abs(sums[0] - sums[1]) <= 1e-12 * terms), name
+    ours, theirs = one.moments, other.moments
+    assert (ours.n, ours.minimum, ours.maximum) == (theirs.n, theirs.minimum, theirs.maximum)
+    if ours.n:
+        spread = ours.maximum - ours.minimum
+        assert abs(ours.mean - theirs.mean) <= 1e-12 * max(ours.absmax, spread)
+        for power in (2, 3, 4):
+            gap = abs(getattr(ours, f"m{power}") - getattr(theirs, f"m{power}"))
+            assert gap <= 1e-12 * ours.n * spread**power, power
+
+
 @given(activations())
 def test_bytes_round_trip(values):
     assert TapSketch.from_bytes(sketch(values).to_bytes()) == sketch(values)

@@ -10,7 +10,7 @@ from triton import cdiv
 from sidecar.capture.cuda import fold as fold_kernel
 from sidecar.capture.cuda import merge as merge_kernel
 from sidecar.capture.layout import HISTOGRAM_SHARE, SLOT_COUNTS, SLOT_SUMS
-from sidecar.capture.observe import OpState, as_rows, check_shape
+from sidecar.capture.observe import OpState, as_rows, check_bounds
 
 _fold: Any = fold_kernel.fold
 _merge: Any = merge_kernel.merge
@@ -50,7 +50,7 @@ def observe(x: torch.Tensor, channel_dim: int, state: OpState) -> None:
     if x.dtype not in _TINY:
         x = x.float()
     x = as_rows(x, channel_dim)
-    check_shape(x.shape, *state.bounds())
+    check_bounds(x.shape[0], x.shape[2], *state.bounds())
     if x.numel():
         with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
             launch(x, state)
