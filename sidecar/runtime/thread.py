@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class ModelThread:
 
 
 class _Outcome:
-    """Gives the future what came out inside: `value`, or what was raised."""
+    """Gives the future what came out inside: `value`, or whatever was raised, which ends there."""
 
     def __init__(self, future: asyncio.Future[Any]) -> None:
         self.value: Any = None
@@ -57,11 +57,11 @@ class _Outcome:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
+    ) -> Literal[True]:
         loop = self._future.get_loop()
         if not loop.is_closed():
             loop.call_soon_threadsafe(_settle, self._future, self.value, error)
-        return isinstance(error, Exception)
+        return True
 
 
 def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
