@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from sidecar.drift import DriftMonitor, Reference
 from sidecar.errors import ConfigError, InferenceError, LoadError, ModelError, SidecarError
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.serving import ServingMetrics
+from sidecar.export.store import StoreCollector
 from sidecar.runtime import Runtime
 from sidecar.runtime.executor import Executor
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes, warm_up
@@ -25,7 +28,7 @@ from sidecar.server.security import bearer_token
 from sidecar.server.server import Server
 from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import Reading
-from sidecar.timeline import Timeline
+from sidecar.timeline import Keeper, Retention, Subject, Timeline
 from sidecar.types import Clock, InferRequest, Servable, Tap, TelemetryStatus, Tensor
 
 _log = logging.getLogger("sidecar.app")
@@ -139,6 +142,7 @@ class Model:
         self.executor.close()
         if self.observation and started:
             await asyncio.to_thread(self.observation.drainer.stop, STOP_SECONDS)
+            self.observation.timeline.close()
 
     def watched(self) -> Watched:
         observation = self.observation
@@ -252,15 +256,19 @@ class Versions:
 
     models: those that are served, in the order of the settings. watched: the same as exporters see them; one list
     for good, which they read from their own thread.
+    found: told of each version before it takes requests.
     Raises ConfigError, ModelError or BaselineError where one that is loaded from the start cannot be.
     """
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, found: Callable[[Watched], None]) -> None:
         self._settings = settings
         self._clock = clock
+        self._found = found
         self.models = [Model(model, settings, clock) for model in settings.models if model.load]
         self.watched = [model.watched() for model in self.models]
         self._running = list(self.models)
+        for watched in self.watched:
+            found(watched)
 
     def versions(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -281,6 +289,7 @@ class Versions:
             await loaded.stop()
             raise LoadError(f"{named} failed its self-check and takes no traffic; the log says why")
         self._running.append(loaded)
+        self._found(loaded.watched())
         return loaded.servable
 
     def serve(self, servable: Servable) -> None:
@@ -313,11 +322,16 @@ class Sidecar:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.settings = settings
-        self._versions = Versions(settings, clock)
+        kept = settings.store
+        retention = Retention(settings.timeline.pane_seconds, kept.keep_days, kept.max_megabytes)
+        self._keeper = Keeper(Path(kept.path), retention, clock) if kept.path else None
+        self._versions = Versions(settings, clock, self._remember)
         registry = CollectorRegistry()
         watched = self._versions.watched
         window = settings.drift.window_seconds
         registry.register(ActivationCollector(watched, window, settings.export.max_series))
+        if self._keeper:
+            registry.register(StoreCollector(self._keeper.status))
         names = [(model.name, model.version) for model in settings.models]
         self._grpc = Server(
             settings.server,
@@ -328,7 +342,8 @@ class Sidecar:
             clock,
         )
         token = bearer_token(settings.server)
-        self._http = HttpServer(application(registry, watched, window, token), settings.server)
+        store = self._keeper.status if self._keeper else None
+        self._http = HttpServer(application(registry, watched, window, token, store), settings.server)
         self.grpc_port = self.http_port = 0
 
     @property
@@ -344,6 +359,8 @@ class Sidecar:
         except ConfigError:
             await self._grpc.stop()
             raise
+        if self._keeper:
+            self._keeper.start()
         for model in self.models:
             model.start()
         await self._grpc.refresh_health()
@@ -353,4 +370,13 @@ class Sidecar:
         await self._grpc.stop()
         for model in self.models:
             await model.stop()
+        if self._keeper:
+            await asyncio.to_thread(self._keeper.stop, STOP_SECONDS)
         await asyncio.to_thread(self._http.stop, STOP_SECONDS)
+
+    def _remember(self, watched: Watched) -> None:
+        """Have the panes of a version kept."""
+        keeper, timeline, monitor = self._keeper, watched.timeline, watched.monitor
+        if keeper and timeline and monitor:
+            subject = Subject(watched.model, watched.version, timeline.taps)
+            timeline.on_closed = lambda pane: keeper.put(subject, pane, {"evidence": monitor.evidence()})

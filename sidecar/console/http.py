@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidecar import __version__
 from sidecar.export.activations import Watched
+from sidecar.timeline import StoreStatus
 
 OPEN_PATHS = ("/livez", "/readyz")
 """Probes of an orchestrator carry no secret."""
@@ -32,9 +34,16 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>activation
 
 
 def application(
-    registry: CollectorRegistry, watched: Sequence[Watched], window_seconds: float, token: bytes | None
+    registry: CollectorRegistry,
+    watched: Sequence[Watched],
+    window_seconds: float,
+    token: bytes | None,
+    store: Callable[[], StoreStatus] | None = None,
 ) -> Starlette:
-    """token: bearer token that all but /livez and /readyz ask for; None asks for none."""
+    """token: bearer token that all but /livez and /readyz ask for; None asks for none.
+
+    store: how the panes on disk fare; None where none are kept.
+    """
 
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -59,10 +68,9 @@ def application(
         return JSONResponse({"ready": ready, "models": models}, status_code=200 if ready else 503)
 
     def status(_: Request) -> Response:
-        return Response(
-            json.dumps({"models": [model_status(source, window_seconds) for source in tuple(watched)]}),
-            media_type="application/json",
-        )
+        models = [model_status(source, window_seconds) for source in tuple(watched)]
+        kept = asdict(store()) if store else None
+        return Response(json.dumps({"models": models, "store": kept}), media_type="application/json")
 
     def page(_: Request) -> Response:
         models = "".join(

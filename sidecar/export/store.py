@@ -13,18 +13,12 @@ from sidecar.timeline import StoreStatus
 
 
 class StoreCollector(Collector):
-    """status: None where nothing is kept on disk, and then there is nothing to say."""
+    """Registered where something is kept on disk."""
 
-    def __init__(self, status: Callable[[], StoreStatus] | None) -> None:
+    def __init__(self, status: Callable[[], StoreStatus]) -> None:
         self._status = status
 
-    def describe(self) -> Iterator[Family]:
-        """Nothing, as what there is depends on the settings."""
-        yield from ()
-
     def collect(self) -> Iterator[Family]:
-        if self._status is None:
-            return
         status = self._status()
         for metric, value in (
             (catalogue.STORE_WRITABLE, not status.detail),

@@ -90,7 +90,6 @@ class Keeper:
         """A reader found the store damaged: it is set aside before the next pane is written."""
         self._damage = damage
 
-    @property
     def status(self) -> StoreStatus:
         return StoreStatus(
             str(self.path),
@@ -128,7 +127,7 @@ class Keeper:
                 raise SketchError(jump)
             store.write(subject, pane, given, self._clock())
         except (sqlite3.DatabaseError, SketchError) as error:
-            if anew or _passes(error, self.path.parent) or not self.path.exists():
+            if anew or _passes(error, self.path.parent) or not self.path.is_file():
                 raise
             self._put_aside(str(error))
             return False

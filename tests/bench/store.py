@@ -59,7 +59,9 @@ def milliseconds(ask: Callable[[], object]) -> dict[str, float]:
 
 
 def run() -> dict[str, Any]:
-    subject = Subject("bench", "1", tuple(Tap(layer, "resid", f"blocks.{layer}", CHANNELS) for layer in range(TAPS)))
+    subject = Subject(
+        "bench", "1", tuple(Tap(layer, "resid", f"blocks.{layer}", CHANNELS) for layer in range(TAPS))
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bench.db"
         store = Store(path, Retention(10.0, 7.0, 4_000.0))
@@ -70,5 +72,7 @@ def run() -> dict[str, Any]:
             panes = recall.panes("bench", "1")
         print(len(panes), size / 1e6, sum(costs) / LIVE_SECONDS, median(costs), max(costs))
     return {}
+
+
 if __name__ == "__main__":
     run()

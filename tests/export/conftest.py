@@ -13,9 +13,10 @@ from sidecar.drift import DriftMonitor
 from sidecar.drift.monitor import DriftState
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.serving import ServingMetrics
+from sidecar.export.store import StoreCollector
 from sidecar.settings import DriftSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
-from sidecar.timeline import Timeline
+from sidecar.timeline import StoreStatus, Timeline
 from sidecar.types import Tap, TelemetryStatus
 
 NOW = 1_000_000.0
@@ -38,6 +39,8 @@ STATUS = TelemetryStatus(
     inference_seconds=8.5,
     last_drain=NOW,
 )
+
+STORE = StoreStatus("panes.db", bytes=4096)
 
 
 class FixedMonitor:
@@ -117,6 +120,7 @@ class Exported:
     def __init__(self, *watched: Watched, max_series: int = 2000) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(ActivationCollector(watched, WINDOW, max_series))
+        self.registry.register(StoreCollector(lambda: STORE))
         self.serving = ServingMetrics([(one.model, one.version) for one in watched], self.registry)
 
     def samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:

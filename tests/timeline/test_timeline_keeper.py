@@ -25,7 +25,7 @@ def keep(path):
         for pane in panes:
             keeper.put(SUBJECT, pane, {})
         keeper.stop(60)
-        return keeper.status
+        return keeper.status()
 
     return keep
 
@@ -58,7 +58,7 @@ def test_a_full_queue_drops_and_counts_and_never_waits(path):
     keeper = Keeper(path, RETENTION, lambda: START)
     for i in range(WAITING + 3):
         keeper.put(SUBJECT, make_pane(START + 10 * i), {})
-    assert keeper.status.dropped == 3
+    assert keeper.status().dropped == 3
 
 
 @pytest.mark.parametrize("damage", [b"this is not a database", b"", None])
@@ -108,8 +108,8 @@ def test_a_folder_that_is_not_there_loses_panes_and_nothing_else(path):
     for i in range(3):
         keeper.put(SUBJECT, make_pane(START + 10 * i), {})
     keeper.stop(60)
-    assert (keeper.status.panes, keeper.status.dropped, keeper.status.set_aside) == (0, 3, 0)
-    assert "panes are not kept" in keeper.status.detail
+    assert (keeper.status().panes, keeper.status().dropped, keeper.status().set_aside) == (0, 3, 0)
+    assert "panes are not kept" in keeper.status().detail
 
 
 def test_a_database_of_something_else_is_never_renamed(keep, path):
@@ -125,8 +125,8 @@ def test_a_store_too_small_for_one_pane_drops_it_and_goes_on(path):
     keeper.start()
     keeper.put(SUBJECT, make_pane(START), {})
     keeper.stop(60)
-    assert (keeper.status.dropped, keeper.status.set_aside) == (1, 0)
-    assert "full" in keeper.status.detail
+    assert (keeper.status().dropped, keeper.status().set_aside) == (1, 0)
+    assert "full" in keeper.status().detail
 
 
 WRITER = """
@@ -139,9 +139,9 @@ keeper = Keeper(Path(sys.argv[1]), RETENTION, lambda: START)
 keeper.start()
 number = 0
 while True:
-    waiting = keeper.status.panes
+    waiting = keeper.status().panes
     keeper.put(SUBJECT, make_pane(START + 10 * number), {})
-    while keeper.status.panes == waiting:
+    while keeper.status().panes == waiting:
         pass
     number += 1
     print(number, flush=True)
@@ -174,12 +174,12 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 keeper = Keeper(Path(sys.argv[1]), RETENTION, lambda: START)
 keeper.start()
 for number in range(60):
-    before = keeper.status
+    before = keeper.status()
     keeper.put(SUBJECT, make_pane(START + 10 * number), {})
-    while keeper.status.panes + keeper.status.dropped == before.panes + before.dropped:
+    while keeper.status().panes + keeper.status().dropped == before.panes + before.dropped:
         pass
 keeper.stop(60)
-status = keeper.status
+status = keeper.status()
 print(status.panes, status.dropped, status.set_aside)
 """
 
