@@ -1,4 +1,4 @@
-"""The command line: serve, demo, taps, check, baseline."""
+"""The command line: serve, demo, taps, check, evaluate, export, baseline."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import os
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from sidecar import settings as configuration
@@ -144,6 +146,57 @@ def check(config: Config) -> None:
                 f"{row.share * loaded.capture.sample_rate:.2%} of inference at sample_rate {loaded.capture.sample_rate}"
             )
         console.print(f"  state: {observation.recorder.memory() / 2**20:.1f} MiB on {settings.device}")
+
+
+@app.command()
+def evaluate(
+    config: Config,
+    checkpoints: Annotated[
+        Path, typer.Option(help="Folder of safetensors files with the training step in their names.")
+    ],
+    inputs: Annotated[Path, typer.Option(help="npz file: one array an input, one row a request.")],
+    model: ModelName = None,
+    store: Annotated[Path | None, typer.Option(help="Where the panes go, in place of store.path.")] = None,
+) -> None:
+    """Run the same inputs through each checkpoint and keep what its activations looked like, by training step."""
+    from sidecar.evaluate import evaluate_checkpoints, find_checkpoints
+
+    loaded = _load(config)
+    found = find_checkpoints(checkpoints)
+    evaluated = evaluate_checkpoints(
+        _model(loaded, model), loaded, found, inputs, _store_path(loaded, store), time.time
+    )
+    for step in track(evaluated, "checkpoints", total=len(found), console=Console(stderr=True)):
+        logging.getLogger("sidecar.evaluate").info("step %d is kept", step)
+    print(f"{_store_path(loaded, store)}: {len(found)} steps, {min(found)} to {max(found)}")
+
+
+@app.command()
+def export(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="Where the Parquet file is written.")],
+    begin: Annotated[
+        datetime | None, typer.Option("--from", help="First moment, UTC; the oldest pane by default.")
+    ] = None,
+    end: Annotated[
+        datetime | None, typer.Option("--to", help="Moment behind the last, UTC; now by default.")
+    ] = None,
+    channels: Annotated[bool, typer.Option(help="Lists of the channels' statistics, too.")] = False,
+    store: Annotated[Path | None, typer.Option(help="Which store, in place of store.path.")] = None,
+) -> None:
+    """Write what the store has of a range of time as Parquet, for DuckDB, Spark or Ray."""
+    from sidecar.timeline import parquet
+
+    loaded = _load(config)
+    lowest, highest = (None if at is None else at.replace(tzinfo=UTC).timestamp() for at in (begin, end))
+    written = parquet.export(_store_path(loaded, store), lowest, highest, out, channels=channels)
+    print(f"{out}: {written} rows")
+
+
+def _store_path(loaded: Settings, given: Path | None) -> Path:
+    if given is None and not loaded.store.path:
+        raise ConfigError("store.path is empty and no --store was given; one of them must name the file")
+    return given or Path(loaded.store.path)
 
 
 @baseline.command()

@@ -100,7 +100,10 @@ def test_a_refusal_names_key_value_and_what_is_allowed(sections, message):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"captur": {}}, "captur is not a setting; there are server, models, capture, timeline, store, drift"),
+        (
+            {"captur": {}},
+            "captur is not a setting; there are server, models, capture, timeline, store, drift",
+        ),
         (
             {"capture": {"rate": 1}},
             "capture.rate is not a setting; there are enabled, sample_rate, budget, route_floor, sample_key",
