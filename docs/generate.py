@@ -18,6 +18,7 @@ from sidecar.export.catalogue import CATALOGUE, MODEL, TAP, Metric
 from sidecar.settings import (
     BatchingSettings,
     CaptureSettings,
+    ConsoleSettings,
     DriftSettings,
     ExportSettings,
     LogSettings,
@@ -102,6 +103,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("[store]", StoreSettings),
     ("[drift]", DriftSettings),
     ("[export]", ExportSettings),
+    ("[console]", ConsoleSettings),
     ("[log]", LogSettings),
 )
 

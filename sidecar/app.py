@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar import capture, runtime
 from sidecar.capture import Drainer, Governor, Guard, Recorder, Spending
+from sidecar.console.api import Api, Sources
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.drift import DriftMonitor, Reference
@@ -28,7 +29,7 @@ from sidecar.server.security import bearer_token
 from sidecar.server.server import Server
 from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import Reading
-from sidecar.timeline import Keeper, Retention, Subject, Timeline
+from sidecar.timeline import History, Keeper, Retention, Subject, Timeline
 from sidecar.types import Clock, InferRequest, Servable, Tap, TelemetryStatus, Tensor
 
 _log = logging.getLogger("sidecar.app")
@@ -343,7 +344,11 @@ class Sidecar:
         )
         token = bearer_token(settings.server)
         store = self._keeper.status if self._keeper else None
-        self._http = HttpServer(application(registry, watched, window, token, store), settings.server)
+        history = History(Path(kept.path) if kept.path else None, self._timelines, self._damaged)
+        self._api = Api(Sources(history, watched, store), settings.console, clock)
+        self._http = HttpServer(
+            application(registry, watched, window, token, store, self._api.routes()), settings.server
+        )
         self.grpc_port = self.http_port = 0
 
     @property
@@ -373,6 +378,16 @@ class Sidecar:
         if self._keeper:
             await asyncio.to_thread(self._keeper.stop, STOP_SECONDS)
         await asyncio.to_thread(self._http.stop, STOP_SECONDS)
+        await asyncio.to_thread(self._api.close)
+
+    def _timelines(self) -> dict[tuple[str, str], Timeline]:
+        return {
+            (one.model, one.version): one.timeline for one in tuple(self._versions.watched) if one.timeline
+        }
+
+    def _damaged(self, why: str) -> None:
+        if self._keeper:
+            self._keeper.report(why)
 
     def _remember(self, watched: Watched) -> None:
         """Have the panes of a version kept."""

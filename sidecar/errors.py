@@ -69,5 +69,9 @@ class ForbiddenError(RequestError):
     """An admin call where server.admin is false."""
 
 
+class WithheldError(RequestError):
+    """An aggregate of so few requests that it could tell of one of them."""
+
+
 class UnauthenticatedError(RequestError):
     """The bearer token is missing or wrong."""

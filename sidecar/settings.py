@@ -256,6 +256,18 @@ class ExportSettings(Section):
     max_series: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
 
 
+class ConsoleSettings(Section):
+    """What the API and the page may show, and what answering may cost.
+
+    min_requests: fewest observed requests that an answer may be about. Activations can be inverted to what caused
+        them, so an aggregate of very few requests is as secret as the requests; 1 withholds nothing.
+    budget: share of one core that answers may take on average; beyond it they are refused for a while.
+    """
+
+    min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    budget: Annotated[float, Field(gt=0, le=64)] = 0.25
+
+
 class LogSettings(Section):
     """What is written to standard error.
 
@@ -273,6 +285,7 @@ class Settings(Section):
     store: StoreSettings = StoreSettings()
     drift: DriftSettings = DriftSettings()
     export: ExportSettings = ExportSettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("models")

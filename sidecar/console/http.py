@@ -39,10 +39,11 @@ def application(
     window_seconds: float,
     token: bytes | None,
     store: Callable[[], StoreStatus] | None = None,
+    more: Sequence[Route] = (),
 ) -> Starlette:
     """token: bearer token that all but /livez and /readyz ask for; None asks for none.
 
-    store: how the panes on disk fare; None where none are kept.
+    store: how the panes on disk fare; None where none are kept. more: paths of the API.
     """
 
     def metrics(request: Request) -> Response:
@@ -87,6 +88,7 @@ def application(
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/api/v1/status", status),
+            *more,
         ],
         middleware=[Middleware(BearerToken, token=token)] if token else [],
     )

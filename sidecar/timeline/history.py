@@ -77,9 +77,9 @@ class Recall:
                 self._subjects[number] = Subject.read(*key)
 
     def subjects(self) -> list[Subject]:
-        """Of all panes, stored before live; a model version whose taps changed has several."""
+        """Of all panes, those in memory last; a model version whose taps changed has several."""
         live = [Subject(*key, timeline.taps) for key, timeline in self._timelines.items()]
-        return list(dict.fromkeys([*self._subjects.values(), *live]))
+        return [*(subject for subject in self._subjects.values() if subject not in live), *live]
 
     def panes(self, model: str, version: str, begin: float = -math.inf, end: float = math.inf) -> list[Kept]:
         """Panes of time that touch [begin, end), of every span: those of a coarse one overlap those of a fine one."""
