@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar import capture, runtime
 from sidecar.capture import Drainer, Governor, Guard, Recorder, Spending
-from sidecar.console.api import Api, Sources
+from sidecar.console.api import Api, Sources, as_tree
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.drift import DriftMonitor, Reference
@@ -334,6 +334,9 @@ class Sidecar:
         if self._keeper:
             registry.register(StoreCollector(self._keeper.status))
         names = [(model.name, model.version) for model in settings.models]
+        store = self._keeper.status if self._keeper else None
+        history = History(Path(kept.path) if kept.path else None, self._timelines, self._damaged)
+        self._api = Api(Sources(history, watched, store), settings.console, clock)
         self._grpc = Server(
             settings.server,
             [model.servable for model in self.models],
@@ -341,11 +344,9 @@ class Sidecar:
             ServingMetrics(names, registry),
             self._versions,
             clock,
+            lambda method, given: self._api.ask(method, given, as_tree),
         )
         token = bearer_token(settings.server)
-        store = self._keeper.status if self._keeper else None
-        history = History(Path(kept.path) if kept.path else None, self._timelines, self._damaged)
-        self._api = Api(Sources(history, watched, store), settings.console, clock)
         self._http = HttpServer(
             application(registry, watched, window, token, store, self._api.routes()), settings.server
         )

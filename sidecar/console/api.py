@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -154,8 +155,11 @@ def as_json(answer: Answer) -> bytes:
 
 
 def as_tree(answer: Answer) -> dict[str, Any]:
-    """Of dicts and lists, with NaN where a number is not known."""
-    return answer.model_dump()
+    """Of dicts and lists, with NaN where a number is not known; the state of drift as JSON text."""
+    tree = answer.model_dump()
+    if isinstance(answer, answers.DriftAnswer):
+        tree["state"] = to_json(answer.state, inf_nan_mode="null").decode()
+    return tree
 
 
 def _sentence(detail: Any) -> str:

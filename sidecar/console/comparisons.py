@@ -25,7 +25,7 @@ from sidecar.timeline import Kept, Subject
 from sidecar.timeline.statistics import STATISTICS
 from sidecar.types import Tap
 
-COMPARED_SKETCHES = 512
+COMPARED_SKETCHES = 384
 """Most sketches that one comparison reads, so that it stays quick."""
 _STEPS_TOLD = 1000
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from sidecar.console.answers import CellAnswer, MatrixAnswer, NeuronAnswer
-from sidecar.console.questions import Axis, MatrixQuestion, NeuronQuestion
+from sidecar.console.questions import Axis, Course, MatrixQuestion, NeuronQuestion
 from sidecar.console.scope import Floats, Scope, brief, told
 from sidecar.errors import InvalidInputError
 from sidecar.timeline import Kept, Subject
@@ -23,22 +23,14 @@ def neuron(scope: Scope, asked: NeuronQuestion) -> NeuronAnswer:
         raise InvalidInputError(f"channel {asked.channel} is none of tap {tap.key}, which has {tap.channels}")
     panes = _along(scope, subject, asked, asked.points)
     seen: list[Kept] = []
-    course: list[tuple[float, float, float, float]] = []
-    for pane, sketch in scope.recall.sketches(panes, tap):
-        channels, at = sketch.channels, asked.channel
-        n = channels.positions if sketch.counts.requests >= scope.min_requests else 0
+    course: list[list[float]] = []
+    for pane, requests, channel in scope.recall.channel(panes, tap, asked.channel):
+        n = channel.positions if requests >= scope.min_requests else 0
+        sums = (channel.total[0], channel.squares[0], channel.absmax[0] * n, channel.fires[0])
         seen.append(pane)
-        course.append(
-            (
-                channels.total[at] / n,
-                math.sqrt(channels.squares[at] / n),
-                channels.absmax[at],
-                channels.fires[at] / n,
-            )
-            if n
-            else (math.nan,) * 4
-        )
-    mean, rms, absmax, rate = np.array(course, dtype=np.float64).reshape(-1, 4).T
+        course.append([float(one) / n for one in sums] if n else [math.nan] * 4)
+    mean, square, absmax, rate = np.array(course, dtype=np.float64).reshape(-1, 4).T
+    rms = np.sqrt(square)
     reference = scope.reference(subject, tap)
     return NeuronAnswer(
         tap=told(tap),
@@ -82,7 +74,7 @@ def matrix(scope: Scope, asked: MatrixQuestion) -> MatrixAnswer:
     )
 
 
-def _along(scope: Scope, subject: Subject, asked: NeuronQuestion | MatrixQuestion, most: int) -> list[Kept]:
+def _along(scope: Scope, subject: Subject, asked: Course, most: int) -> list[Kept]:
     """At most so many panes of the axis, oldest or lowest first; of more steps those that are evenly spread."""
     if asked.axis is Axis.STEP:
         return spread(scope.recall.steps(subject.model, subject.version), most)

@@ -116,22 +116,34 @@ class NeuronsQuestion(Range):
         return self
 
 
-class NeuronQuestion(Range):
-    """One channel over time or steps. `begin` and `end` limit time; `step` is of no use here."""
+class Course(OfModel):
+    """Without begin, everything that is kept. Of steps, all."""
+
+    begin: Moment | None = None
+    end: Moment | None = None
+    axis: Axis = Axis.TIME
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Course:
+        if self.begin is not None and self.end is not None and self.begin >= self.end:
+            raise ValueError("begin must lie before end")
+        return self
+
+
+class NeuronQuestion(Course):
+    """One channel over time or training steps."""
 
     layer: Annotated[int, Field(ge=0, le=100_000, description="Depth of the tap.")]
     site: Annotated[Name, Field(description="Where in the layer; the first site there if empty.")] = ""
     channel: Annotated[int, Field(ge=0, le=10_000_000, description="Index of the channel.")]
-    axis: Axis = Axis.TIME
     points: Annotated[int, Field(ge=1, le=1000, description="Most points of the course.")] = 300
 
 
-class MatrixQuestion(Range):
-    """A statistic of every layer over time or steps. Without begin, everything that is kept."""
+class MatrixQuestion(Course):
+    """A statistic of every layer over time or training steps."""
 
     statistic: StatisticName
     site: Annotated[Name, Field(description="Only this site; all if empty.")] = ""
-    axis: Axis = Axis.TIME
     columns: Annotated[int, Field(ge=1, le=1000, description="Most columns.")] = 300
 
 

@@ -41,10 +41,12 @@ class Scope:
         known = self.recall.subjects()
         served = [(one.model, one.version) for one in self.watched]
 
-        def rank(place: int) -> tuple[int, int]:
+        keys = [(one.model, one.version) for one in known]
+
+        def rank(place: int) -> tuple[int, int, int]:
             """Those that are served come first, in their order, and of each the newest taps."""
-            key = (known[place].model, known[place].version)
-            return served.index(key) if key in served else len(served), -place
+            key = keys[place]
+            return served.index(key) if key in served else len(served), keys.index(key), -place
 
         for subject in (known[place] for place in sorted(range(len(known)), key=rank)):
             if asked.model in ("", subject.model) and asked.version in ("", subject.version):

@@ -12,9 +12,9 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
+from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc, telemetry_pb2
 from sidecar.errors import ConfigError
-from sidecar.server import admin, listener, security
+from sidecar.server import admin, listener, security, telemetry
 from sidecar.server.batching import Batcher
 from sidecar.server.memory import Regions, SharedMemoryService
 from sidecar.server.metadata import MetadataService
@@ -34,7 +34,7 @@ class Server:
     """Serves `servables` from `start` to `stop`, once.
 
     batching: settings by model name and version, for each servable and all that `repository` may load.
-    wall: seconds since the epoch.
+    wall: seconds since the epoch. ask: answers `sidecar.v1.ActivationTelemetry`; None leaves that service out.
     Raises ConfigError where a certificate, key or token file cannot be read, or a model cannot be batched.
     """
 
@@ -46,8 +46,10 @@ class Server:
         observer: ServingObserver,
         repository: Repository | None = None,
         wall: Clock = time.time,
+        ask: telemetry.Ask | None = None,
     ) -> None:
         self._settings = settings
+        self._ask = ask
         self._credentials = security.credentials(settings)
         self._token = security.bearer_token(settings)
         statistics = Statistics(observer, wall)
@@ -83,8 +85,11 @@ class Server:
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if self._ask:
+            telemetry.register(self._grpc, self._ask)
         if self._settings.reflection:
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = [SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            names += [telemetry.SERVICE.full_name] if self._ask else []
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
                 reflection.aio.ReflectionServicer(names, _described_services()),  # type: ignore[attr-defined]
                 self._grpc,
@@ -148,6 +153,6 @@ class _Joined:
 def _described_services() -> DescriptorPool:
     """What reflection may show. Ours live in a pool of their own, the standard services in protobuf's."""
     pool = DescriptorPool()
-    for module in (open_inference_pb2, health_pb2, reflection_pb2):
+    for module in (open_inference_pb2, telemetry_pb2, health_pb2, reflection_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
     return pool

@@ -7,17 +7,18 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from sidecar.errors import SketchError, StoreError
-from sidecar.sketch import TapSketch, compact
+from sidecar.sketch import Channels, TapSketch, compact
 from sidecar.timeline import schema
 from sidecar.timeline.schema import Subject
 from sidecar.timeline.statistics import STATISTICS
-from sidecar.timeline.store import read_table
+from sidecar.timeline.store import read_column
 from sidecar.timeline.timeline import Pane, Timeline
 from sidecar.types import Tap
 
@@ -108,6 +109,17 @@ class Recall:
             elif pane.number in bodies:
                 yield pane, compact.unpack(bodies[pane.number])
 
+    def channel(self, panes: Sequence[Kept], tap: Tap, index: int) -> Iterator[tuple[Kept, int, Channels]]:
+        """Of each pane that has the tap: requests, and that channel alone."""
+        bodies = self._bodies(panes, tap)
+        for pane in panes:
+            if pane.live:
+                if tap in pane.live.sketches:
+                    sketch = pane.live.sketches[tap]
+                    yield pane, sketch.counts.requests, sketch.channels.only(index)
+            elif pane.number in bodies:
+                yield pane, *compact.unpack_channel(bodies[pane.number], index)
+
     def merged(self, panes: Sequence[Kept], tap: Tap) -> TapSketch:
         merged = TapSketch.empty(tap.channels)
         for _, sketch in self.sketches(panes, tap):
@@ -117,19 +129,16 @@ class Recall:
     def values(self, panes: Sequence[Kept], taps: Sequence[Tap], statistic: str) -> npt.NDArray[np.float64]:
         """float64[taps, panes] of one of STATISTICS; NaN where a pane does not have it."""
         found = np.full((len(taps), len(panes)), np.nan)
-        tables = self._tables(panes)
+        columns = self._columns(panes, statistic)
         compute = STATISTICS[statistic].of
         for column, pane in enumerate(panes):
             if pane.live and compute:
                 for row, tap in enumerate(taps):
                     if tap in pane.live.sketches:
                         found[row, column] = compute(pane.live.sketches[tap])
-            elif pane.number in tables:
-                stored = tables[pane.number].get(statistic)
-                places = {tap: place for place, tap in enumerate(pane.subject.taps)}
-                if stored is not None:
-                    rows = [row for row, tap in enumerate(taps) if tap in places]
-                    found[rows, column] = stored[[places[taps[row]] for row in rows]]
+            elif pane.number in columns:
+                places = _places(pane.subject.taps, tuple(taps))
+                found[places >= 0, column] = columns[pane.number][places[places >= 0]]
         return found
 
     def _stored(self, model: str, version: str, where: str, *values: float) -> list[Kept]:
@@ -164,15 +173,21 @@ class Recall:
                 found |= dict(self._connection.execute(query, (subject.taps.index(tap), *numbers)).fetchall())
         return found
 
-    def _tables(self, panes: Sequence[Kept]) -> dict[int, dict[str, npt.NDArray[np.float64]]]:
-        """Number of a pane -> its statistics, each float64[taps]."""
+    def _columns(self, panes: Sequence[Kept], statistic: str) -> dict[int, npt.NDArray[np.float64]]:
+        """Number of a pane -> one of its statistics, float64[taps]."""
         found = {}
         for subject, numbers in _by_subject(panes).items():
             if self._connection:
                 query = f"SELECT id, names, statistics FROM pane WHERE id IN ({_marks(numbers)})"
                 for number, names, stored in self._connection.execute(query, numbers):
-                    found[number] = read_table(names, stored, len(subject.taps))
+                    found[number] = read_column(names, stored, len(subject.taps), statistic)
         return found
+
+
+@lru_cache(maxsize=64)
+def _places(there: tuple[Tap, ...], wanted: tuple[Tap, ...]) -> npt.NDArray[np.int64]:
+    """int64[wanted]: where each stands among those that are there, -1 where it does not."""
+    return np.array([there.index(tap) if tap in there else -1 for tap in wanted], dtype=np.int64)
 
 
 def _by_subject(panes: Sequence[Kept]) -> dict[Subject, list[int]]:

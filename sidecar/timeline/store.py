@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -208,19 +209,23 @@ class _Packed:
         return len(self.statistics) + sum(map(len, self.bodies.values()))
 
 
-def read_table(names: str, stored: bytes, taps: int) -> dict[str, npt.NDArray[np.float64]]:
-    """Statistic -> float64[taps], as a pane keeps them."""
-    columns = json.loads(names)
-    table = np.frombuffer(stored, "<f8").reshape(taps, len(columns))
-    return {name: table[:, place].astype(np.float64) for place, name in enumerate(columns)}
+def read_column(names: str, stored: bytes, taps: int, name: str) -> npt.NDArray[np.float64]:
+    """float64[taps], one of the statistics that a pane keeps; NaN where it was written before there was such a one."""
+    columns = _names(names)
+    if name not in columns:
+        return np.full(taps, np.nan)
+    return np.frombuffer(stored, "<f8")[columns.index(name) :: len(columns)].astype(np.float64)
+
+
+@cache
+def _names(stored: str) -> list[str]:
+    return list(json.loads(stored))
 
 
 def _largest(tables: Sequence[tuple[str, bytes]], taps: int) -> dict[str, npt.NDArray[np.float64]]:
     """Of the statistics that no sketch has, the largest in any of the panes."""
-    read = [read_table(names, stored, taps) for names, stored in tables]
-    asked = [name for name, one in STATISTICS.items() if one.of is None]
     return {
-        name: np.fmax.reduce([table[name] for table in read if name in table])
-        for name in asked
-        if any(name in table for table in read)
+        name: np.fmax.reduce([read_column(names, stored, taps, name) for names, stored in tables])
+        for name, one in STATISTICS.items()
+        if one.of is None
     }

@@ -46,6 +46,8 @@ STORE = StoreStatus("panes.db", bytes=4096)
 class FixedMonitor:
     """A drift monitor with one thing to say."""
 
+    reference = None
+
     def __init__(self, state: DriftState) -> None:
         self._state = state
 
