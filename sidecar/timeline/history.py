@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from sidecar.timeline.statistics import STATISTICS
 from sidecar.timeline.store import read_column
 from sidecar.timeline.timeline import Pane, Timeline
 from sidecar.types import Tap
+
+_log = logging.getLogger(__name__)
 
 Timelines = Mapping[tuple[str, str], Timeline]
 """Model and version -> what is in memory of it."""
@@ -51,17 +54,28 @@ class History:
 
     @contextmanager
     def open(self) -> Iterator[Recall]:
-        """One look at all of it. Raises StoreError for a store that cannot be read; `damaged` is told why."""
+        """One look at all of it; what is in memory if the store cannot be opened.
+
+        Raises StoreError for a store that turns out to be damaged, in the block too; `damaged` is told why.
+        """
         timelines = self._timelines()
-        if self._path is None or not self._path.exists():
-            yield Recall(None, timelines)
-            return
         try:
-            with schema.reading(self._path) as connection:
-                yield Recall(connection, timelines)
+            with ExitStack() as stack:
+                yield Recall(self._connect(stack), timelines)
         except SketchError as error:
             self._damaged(str(error))
             raise StoreError(f"the store {self._path} is damaged: {error}") from error
+
+    def _connect(self, stack: ExitStack) -> sqlite3.Connection | None:
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            return stack.enter_context(schema.reading(self._path))
+        except StoreError as error:
+            _log.error("%s; only what is in memory is shown", error)
+        except SketchError as error:
+            self._damaged(str(error))
+        return None
 
 
 class Recall:

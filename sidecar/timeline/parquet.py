@@ -14,8 +14,9 @@ from sidecar.errors import ConfigError, StoreError
 from sidecar.sketch import TapSketch
 from sidecar.sketch.counts import Counts
 from sidecar.sketch.histogram import bounds
-from sidecar.timeline.history import History, Kept, Recall
+from sidecar.timeline.history import Kept, Recall
 from sidecar.timeline.levels import columns
+from sidecar.timeline.schema import reading
 from sidecar.timeline.statistics import STATISTICS, channel_rms
 from sidecar.types import Tap
 
@@ -29,7 +30,7 @@ def export(path: Path, begin: float | None, end: float | None, out: Path, *, cha
 
     One row for each tap of a pane; with `channels` it has a list for each statistic of its channels. Answers the
     number of rows. Raises ConfigError without pyarrow or where `out` cannot be written, StoreError for a store that
-    cannot be read.
+    cannot be read, SketchError for one that is damaged.
     """
     try:
         import pyarrow
@@ -50,8 +51,8 @@ def export(path: Path, begin: float | None, end: float | None, out: Path, *, cha
     written = 0
     waiting: list[dict[str, Any]] = []
     try:
-        with History(path, dict).open() as recall, ParquetWriter(out, schema, compression="zstd") as file:
-            for row in _rows(recall, begin, end, channels=channels):
+        with reading(path) as connection, ParquetWriter(out, schema, compression="zstd") as file:
+            for row in _rows(Recall(connection, {}), begin, end, channels=channels):
                 waiting.append(row)
                 if len(waiting) == _ROWS:
                     file.write_table(pyarrow.Table.from_pylist(waiting, schema))

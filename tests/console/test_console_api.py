@@ -2,6 +2,7 @@
 
 import json
 import math
+import sqlite3
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -341,7 +342,7 @@ async def test_answers_are_refused_when_they_have_taken_their_budget(path):
     assert "answers have taken console.budget; try again in 3 s" in reply.text
 
 
-async def test_a_damaged_store_is_told_and_the_next_one_is_read(path, tmp_path, browse):
+async def test_a_damaged_store_is_told_and_what_is_in_memory_is_shown(tmp_path):
     broken = tmp_path / "broken.db"
     broken.write_bytes(b"nothing of the kind" * 500)
     told = []
@@ -351,6 +352,20 @@ async def test_a_damaged_store_is_told_and_the_next_one_is_read(path, tmp_path, 
     transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar/api/v1/") as http:
         reply = await http.get("taps")
+    api.close()
+    assert (reply.status_code, reply.json()["models"], len(told)) == (200, [], 1)
+
+
+async def test_a_pane_that_is_damaged_is_told_and_nothing_of_the_inside(tmp_path, path):
+    broken = tmp_path / "broken.db"
+    with sqlite3.connect(path) as source, sqlite3.connect(broken) as target:
+        source.backup(target)
+        target.execute("UPDATE sketch SET body = zeroblob(100)")
+    told = []
+    api = Api(Sources(History(broken, dict, told.append), [], None), FREE, lambda: NOW, lambda: 0.0)
+    transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://sidecar/api/v1/") as http:
+        reply = await http.get("layer", params={"layer": 0})
     api.close()
     assert (reply.status_code, len(told)) == (503, 1)
     assert "broken" not in reply.text

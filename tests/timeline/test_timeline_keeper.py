@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from sidecar.errors import StoreError
 from sidecar.timeline import History, Keeper, Retention, Store
 from sidecar.timeline.keeper import KEPT_ASIDE, WAITING
 from tests.timeline.conftest import RETENTION, START, SUBJECT, make_pane
@@ -195,7 +194,9 @@ def test_a_file_that_may_not_grow_is_set_aside_and_a_new_one_begun(path):
     assert starts(path)
 
 
-def test_a_reader_of_a_file_that_is_no_store_is_told(path):
+def test_a_reader_of_a_file_that_is_no_store_is_told_and_sees_what_is_in_memory(path):
     path.write_bytes(b"x" * 5000)
-    with pytest.raises(StoreError), History(path, dict).open():
-        pass
+    told = []
+    with History(path, dict, told.append).open() as found:
+        assert found.subjects() == []
+    assert len(told) == 1
