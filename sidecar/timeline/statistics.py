@@ -31,7 +31,7 @@ def _moment(name: str) -> Callable[[TapSketch], float]:
     return lambda sketch: float(getattr(sketch.moments, name)) if sketch.moments.n else math.nan
 
 
-def _share(name: str) -> Callable[[TapSketch], float]:
+def _property(name: str) -> Callable[[TapSketch], float]:
     return lambda sketch: float(getattr(sketch, name))
 
 
@@ -98,11 +98,13 @@ STATISTICS: Mapping[str, Statistic] = {
     "maximum": Statistic("Largest value.", _moment("maximum")),
     "skewness": Statistic("Third standardised moment.", _moment("skewness"), 0.0),
     "kurtosis": Statistic("Fourth standardised moment.", _moment("kurtosis"), 3.0),
-    "crest": Statistic("Crest factor: absmax over rms.", _share("crest")),
-    "headroom": Statistic("Doublings left before float16 overflows.", _share("float16_headroom")),
-    "zero_share": Statistic("Share of values equal to 0.", _share("zero_share")),
-    "near_zero_share": Statistic("Share of values at or below capture.near_zero.", _share("near_zero_share")),
-    "outlier_share": Statistic("Share of values of at least 6.", _share("outlier_share")),
+    "crest": Statistic("Crest factor: absmax over rms.", _property("crest")),
+    "headroom": Statistic("Doublings left before float16 overflows.", _property("float16_headroom")),
+    "zero_share": Statistic("Share of values equal to 0.", _property("zero_share")),
+    "near_zero_share": Statistic(
+        "Share of values at or below capture.near_zero.", _property("near_zero_share")
+    ),
+    "outlier_share": Statistic("Share of values of at least 6.", _property("outlier_share")),
     "nonfinite": Statistic("NaN and infinite values.", lambda sketch: float(sketch.counts.nonfinite)),
     "p01": Statistic("1% of the values lie below it.", lambda sketch: sketch.histogram.quantile(0.01)),
     "p50": Statistic("Median of the values.", lambda sketch: sketch.histogram.quantile(0.5)),

@@ -1,9 +1,8 @@
 """The API over HTTP, on a store of known panes."""
 
-import json
 import math
 import sqlite3
-from contextlib import asynccontextmanager
+from contextlib import closing
 from dataclasses import replace
 
 import httpx
@@ -11,107 +10,12 @@ import numpy as np
 import pytest
 from starlette.applications import Starlette
 
-from sidecar.console.api import METHODS, Api, Sources
+from sidecar.console.api import Api, Sources
 from sidecar.console.budget import BURST_SECONDS
-from sidecar.console.questions import Question
 from sidecar.settings import ConsoleSettings
-from sidecar.sketch import TapSketch
-from sidecar.timeline import History, Pane, Retention, Store, Subject
+from sidecar.timeline import History
 from sidecar.timeline.statistics import STATISTICS
-from sidecar.types import Tap
-
-CHANNELS = 64
-TAPS = (Tap(0, "resid", "blocks.0", CHANNELS), Tap(1, "resid", "<img onerror=x>", CHANNELS))
-SUBJECT = Subject("digits", "1", TAPS)
-START = 1_000_800.0
-NOW = START + 60
-SPIKES = {7: 30.0, 40: -22.0}
-FREE = ConsoleSettings(budget=64.0)
-STEPS = (10_000, 20_000, 30_000)
-
-
-def values(start, layer, requests=25):
-    """Channel 3 never fires, 5 always does, 7 and 40 are spikes, 9 is massive."""
-    rng = np.random.default_rng(int(start) + layer)
-    x = rng.standard_normal((requests, CHANNELS)).astype(np.float32) * (1 + layer)
-    for channel, height in SPIKES.items():
-        x[:, channel] += height
-    x[:, 3] = 0
-    x[:, 5] = 5
-    x[:, 9] = 0
-    x[0, 9] = 3000.0
-    return x
-
-
-def pane(start, span=10.0, requests=25):
-    sketches = {
-        tap: TapSketch.from_array(values(start, tap.layer, requests), 2.0**-10, requests) for tap in TAPS
-    }
-    return Pane(start, span, sketches)
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("api") / "panes.db"
-    store = Store(path, Retention(10.0, 7.0, 100.0))
-    for i in range(6):
-        given = {"evidence": np.array([i, 10 * i], dtype=np.float64)}
-        store.write(SUBJECT, pane(START + 10 * i), given, NOW)
-    for place, step in enumerate(STEPS):
-        store.write(SUBJECT, pane(step, span=0.0, requests=25 + place), {}, NOW)
-    other = Subject("digits", "2", TAPS)
-    store.write(other, pane(START + 20), {}, NOW)
-    few = Subject("rare", "1", TAPS)
-    store.write(few, pane(START, requests=3), {}, NOW)
-    store.close()
-    return path
-
-
-@pytest.fixture
-def browse(path):
-    @asynccontextmanager
-    async def browse(*watched, settings=FREE):
-        api = Api(Sources(History(path, dict), watched, None), settings, lambda: NOW, lambda: 0.0)
-        transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
-        async with httpx.AsyncClient(transport=transport, base_url="http://sidecar/api/v1/") as http:
-            yield http
-        api.close()
-
-    return browse
-
-
-def refuse_constant(name):
-    raise AssertionError(f"{name} is not JSON")
-
-
-@pytest.fixture
-def ask(browse):
-    """The answer to one question, as JSON."""
-
-    async def ask(method, *watched, settings=FREE, **given):
-        async with browse(*watched, settings=settings) as http:
-            reply = await http.get(method, params=given)
-        assert reply.status_code == 200, reply.text
-        assert reply.headers["content-type"] == "application/json"
-        return json.loads(reply.text, parse_constant=refuse_constant)
-
-    return ask
-
-
-@pytest.fixture
-def refused(browse):
-    """Status and text of a refusal."""
-
-    async def refused(method, **given):
-        async with browse() as http:
-            reply = await http.get(method, params=given)
-        return reply.status_code, reply.json()["error"]
-
-    return refused
-
-
-def whole(layer, starts=tuple(START + 10 * i for i in range(6))):
-    return np.concatenate([values(start, layer) for start in starts])
+from tests.console.kept import CHANNELS, FREE, NOW, START, STEPS, values, whole
 
 
 async def test_the_taps_of_every_model_are_listed_with_what_is_kept(ask):
@@ -326,10 +230,10 @@ async def test_a_question_that_cannot_be_answered_is_told_why(refused, method, g
     assert text in found[1]
 
 
-async def test_answers_are_refused_when_they_have_taken_their_budget(path):
+async def test_answers_are_refused_when_they_have_taken_their_budget(kept_panes):
     now = [0.0]
     api = Api(
-        Sources(History(path, dict), [], None), ConsoleSettings(budget=0.5), lambda: NOW, lambda: now[0]
+        Sources(History(kept_panes, dict), [], None), ConsoleSettings(budget=0.5), lambda: NOW, lambda: now[0]
     )
     api._budget.charge(BURST_SECONDS + 1)
     transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
@@ -356,11 +260,12 @@ async def test_a_damaged_store_is_told_and_what_is_in_memory_is_shown(tmp_path):
     assert (reply.status_code, reply.json()["models"], len(told)) == (200, [], 1)
 
 
-async def test_a_pane_that_is_damaged_is_told_and_nothing_of_the_inside(tmp_path, path):
+async def test_a_pane_that_is_damaged_is_told_and_nothing_of_the_inside(tmp_path, kept_panes):
     broken = tmp_path / "broken.db"
-    with sqlite3.connect(path) as source, sqlite3.connect(broken) as target:
+    with closing(sqlite3.connect(kept_panes)) as source, closing(sqlite3.connect(broken)) as target:
         source.backup(target)
         target.execute("UPDATE sketch SET body = zeroblob(100)")
+        target.commit()
     told = []
     api = Api(Sources(History(broken, dict, told.append), [], None), FREE, lambda: NOW, lambda: 0.0)
     transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
@@ -398,56 +303,6 @@ async def test_drift_and_baselines_are_those_of_the_monitor(ask, fixed_model):
 
 async def test_a_model_of_the_past_has_no_drift(ask):
     assert (await ask("drift", model="rare"))["state"] is None
-
-
-async def documented(browse):
-    async with browse() as http:
-        return (await http.get("openapi.json")).json()
-
-
-def references(tree):
-    if isinstance(tree, dict):
-        if "$ref" in tree:
-            yield tree["$ref"]
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for one in tree:
-            yield from references(one)
-
-
-async def test_every_method_is_documented_with_each_field_of_its_question(browse):
-    document = await documented(browse)
-    assert document["openapi"] == "3.1.0"
-    assert set(document["paths"]) == {f"/api/v1/{one.path}" for one in METHODS.values()}
-    for name, method in METHODS.items():
-        operation = document["paths"][f"/api/v1/{method.path}"]["get"]
-        assert operation["operationId"] == name
-        assert [one["name"] for one in operation["parameters"]] == list(method.question.model_fields)
-        required = {one["name"] for one in operation["parameters"] if one["required"]}
-        assert required == {key for key, field in method.question.model_fields.items() if field.is_required()}
-
-
-async def test_whatever_the_document_refers_to_is_in_it(browse):
-    document = await documented(browse)
-    found = set(references(document))
-    assert found
-    for reference in found:
-        node = document
-        for part in reference.removeprefix("#/").split("/"):
-            node = node[part]
-
-
-async def test_an_answer_has_the_fields_that_the_document_says(browse, ask):
-    document = await documented(browse)
-    answer = await ask("layer", layer=0)
-    schema = document["components"]["schemas"]["LayerAnswer"]
-    assert set(answer) == set(schema["properties"])
-    assert set(answer["covered"]) == set(document["components"]["schemas"]["Covered"]["properties"])
-
-
-def test_every_question_refuses_unknown_fields():
-    assert all(issubclass(one.question, Question) for one in METHODS.values())
-    assert all(one.question.model_config["extra"] == "forbid" for one in METHODS.values())
 
 
 async def test_a_served_model_comes_before_those_of_the_past(ask, fixed_model):

@@ -1,11 +1,12 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.console.budget import BURST_SECONDS, Budget
 from sidecar.errors import OverloadedError
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 4), st.lists(st.tuples(st.floats(0, 10), st.floats(0, 2)), min_size=1, max_size=200))
 def test_answers_take_at_most_their_share_and_one_burst_and_one_answer(share, steps):
     now, spent = 0.0, 0.0

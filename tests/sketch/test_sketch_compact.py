@@ -56,6 +56,7 @@ def test_what_is_exact_is_exact_and_what_is_rounded_stays_within_its_bound(
         assert np.all(np.abs(np.sqrt(back.channels.variance) - deviation) <= 2**-8 * deviation + rounding)
 
 
+@settings(deadline=None)
 @given(st.integers(65_535, 10**12), st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_large_counts_keep_none_and_all_and_lose_at_most_half_a_step(positions, shares):
     fires = np.array([0, positions, 1, positions - 1, *(int(share * positions) for share in shares)])
@@ -68,6 +69,7 @@ def test_large_counts_keep_none_and_all_and_lose_at_most_half_a_step(positions, 
         assert np.all(np.abs(seen - fires) <= positions / 65_534)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_sketch_that_was_rounded_once_is_not_rounded_again(seed):
     once = compact.unpack(compact.pack(sketch(seed, 20, 6, 3.0, 1.0)))
@@ -95,6 +97,7 @@ def test_it_takes_about_an_eighth_of_the_bytes():
     assert len(compact.pack(given)) < len(given.to_bytes()) / 6
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_damaged_bytes_are_refused(data):
     stored = bytearray(compact.pack(sketch(1, 9, 4)))

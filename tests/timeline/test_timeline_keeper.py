@@ -159,8 +159,9 @@ def test_a_process_that_is_killed_loses_nothing_that_was_closed(path):
         writer.stdout.close()
     found = starts(path)
     assert found[:25] == [START + 10 * i for i in range(25)]
-    with Store(path, RETENTION)._connection as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store = Store(path, RETENTION)
+    assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    store.close()
 
 
 LIMITED = """

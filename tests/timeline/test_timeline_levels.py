@@ -1,6 +1,6 @@
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.timeline.levels import columns, cover, levels
@@ -34,6 +34,7 @@ def test_no_level_is_kept_for_longer_than_asked_for():
     assert {one.keep for one in levels(3600.0, 1.0)} == {86_400}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 399), st.integers(1, 200))
 def test_a_range_between_panes_is_covered_whole_without_overlap(first, length):
     begin, end = 10 * first, 10 * min(first + length, 400)
@@ -59,6 +60,7 @@ def test_a_range_that_cuts_a_pane_takes_the_shortest_that_reaches_out():
     assert cover(pyramid(600), 5, 8) == [Span(0, 10)]
 
 
+@settings(deadline=None)
 @given(st.integers(60, 5000), st.integers(1, 100))
 def test_columns_are_at_most_as_many_as_asked_for_and_never_overlap(seconds, most):
     chosen = columns(pyramid(seconds), 0, seconds, most)
