@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -143,16 +142,15 @@ class Recall:
     def values(self, panes: Sequence[Kept], taps: Sequence[Tap], statistic: str) -> npt.NDArray[np.float64]:
         """float64[taps, panes] of one of STATISTICS; NaN where a pane does not have it."""
         found = np.full((len(taps), len(panes)), np.nan)
-        columns = self._columns(panes, statistic)
         compute = STATISTICS[statistic].of
+        columns = self._columns(panes, taps, statistic)
         for column, pane in enumerate(panes):
-            if pane.live and compute:
+            if pane.live is None:
+                found[:, column] = columns[pane.number]
+            elif compute:
                 for row, tap in enumerate(taps):
                     if tap in pane.live.sketches:
                         found[row, column] = compute(pane.live.sketches[tap])
-            elif pane.number in columns:
-                places = _places(pane.subject.taps, tuple(taps))
-                found[places >= 0, column] = columns[pane.number][places[places >= 0]]
         return found
 
     def _stored(self, model: str, version: str, where: str, *values: float) -> list[Kept]:
@@ -181,35 +179,33 @@ class Recall:
     def _bodies(self, panes: Sequence[Kept], tap: Tap) -> dict[int, bytes]:
         """Number of a pane -> the packed sketch of `tap`."""
         found: dict[int, bytes] = {}
-        for subject, numbers in _by_subject(panes).items():
+        for subject, numbers in self._by_subject(panes):
             if self._connection and tap in subject.taps:
                 query = f"SELECT pane, body FROM sketch WHERE tap = ? AND pane IN ({_marks(numbers)})"
                 found |= dict(self._connection.execute(query, (subject.taps.index(tap), *numbers)).fetchall())
         return found
 
-    def _columns(self, panes: Sequence[Kept], statistic: str) -> dict[int, npt.NDArray[np.float64]]:
+    def _columns(
+        self, panes: Sequence[Kept], taps: Sequence[Tap], statistic: str
+    ) -> dict[int, npt.NDArray[np.float64]]:
         """Number of a pane -> one of its statistics, float64[taps]."""
         found = {}
-        for subject, numbers in _by_subject(panes).items():
+        for subject, numbers in self._by_subject(panes):
+            rows = [row for row, tap in enumerate(taps) if tap in subject.taps]
+            places = [subject.taps.index(taps[row]) for row in rows]
             if self._connection:
                 query = f"SELECT id, names, statistics FROM pane WHERE id IN ({_marks(numbers)})"
                 for number, names, stored in self._connection.execute(query, numbers):
-                    found[number] = read_column(names, stored, len(subject.taps), statistic)
+                    found[number] = np.full(len(taps), np.nan)
+                    found[number][rows] = read_column(names, stored, len(subject.taps), statistic)[places]
         return found
 
-
-@lru_cache(maxsize=64)
-def _places(there: tuple[Tap, ...], wanted: tuple[Tap, ...]) -> npt.NDArray[np.int64]:
-    """int64[wanted]: where each stands among those that are there, -1 where it does not."""
-    return np.array([there.index(tap) if tap in there else -1 for tap in wanted], dtype=np.int64)
-
-
-def _by_subject(panes: Sequence[Kept]) -> dict[Subject, list[int]]:
-    stored: dict[Subject, list[int]] = {}
-    for pane in panes:
-        if pane.live is None:
-            stored.setdefault(pane.subject, []).append(pane.number)
-    return stored
+    def _by_subject(self, panes: Sequence[Kept]) -> list[tuple[Subject, list[int]]]:
+        """Of each subject the numbers of its stored panes."""
+        return [
+            (subject, [pane.number for pane in panes if pane.subject is subject and pane.live is None])
+            for subject in self._subjects.values()
+        ]
 
 
 def _marks(numbers: Sequence[int]) -> str:

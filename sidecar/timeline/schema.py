@@ -82,8 +82,11 @@ def create_or_open(path: Path, max_bytes: int) -> sqlite3.Connection:
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, for a `with` block. Raises StoreError, or SketchError where the file is damaged."""
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=WAIT_SECONDS)
+        where = f"{path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(where, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
         try:
+            # All that is read is of one moment, whatever is written or let go meanwhile.
+            connection.execute("BEGIN")
             _check(connection, path)
             yield connection
         finally:

@@ -202,6 +202,16 @@ def test_a_damaged_sketch_is_told_to_whoever_writes(store, path):
     assert len(told) == 1
 
 
+def test_what_is_let_go_while_one_reads_can_still_be_read(store, path):
+    write(store, START)
+    with History(path, dict).open() as found:
+        panes = found.panes("digits", "1")
+        write(store, START + 9 * 86_400)
+        assert found.values(panes, PAIR, "mean").shape == (2, 1)
+        assert found.merged(panes, PAIR[0]).counts.requests == 25
+    assert [start for _, start in spans(path)] == [START + 9 * 86_400]
+
+
 def test_a_write_that_fails_changes_nothing(store, path, monkeypatch):
     write(store, START)
     monkeypatch.setattr(compact, "pack", lambda sketch: None)
