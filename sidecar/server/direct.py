@@ -12,7 +12,7 @@ from sidecar._pb import open_inference_pb2 as pb
 from sidecar.server import wire
 from sidecar.server.batching import Batcher
 from sidecar.server.models import Models
-from sidecar.server.status import code_of, text_of
+from sidecar.server.status import advice_of, code_of, text_of
 from sidecar.types import Clock, InferReply, InferRequest, ServingObserver
 
 Prepare = Callable[[pb.ModelInferRequest, Batcher, float, float | None], InferRequest]
@@ -28,7 +28,11 @@ class Call(Protocol):
 
     def respond(self, reply: bytes) -> None: ...
 
-    def refuse(self, code: grpc.StatusCode, details: str) -> None: ...
+    def later(self, function: Callable[[], None]) -> None: ...
+
+    def refuse(
+        self, code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()
+    ) -> None: ...
 
 
 class Inferences:
@@ -106,5 +110,5 @@ class _Inference:
         if error is not None:
             code = code_of(error)
             self._report(code.name)
-            self._call.refuse(code, text_of(error))
+            self._call.refuse(code, text_of(error), advice_of(error))
         return True

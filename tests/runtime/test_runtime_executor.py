@@ -9,10 +9,11 @@ from queue import SimpleQueue
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.errors import InferenceError
+from sidecar.errors import InferenceError, OutOfMemoryError
 from sidecar.runtime.executor import Executor
 from sidecar.types import InferRequest, Tensor
 
@@ -212,6 +213,42 @@ async def test_a_plain_run_that_raises_is_not_repeated(parts):
     with pytest.raises(ValueError, match="model"):
         await executor.execute([request(1)])
     assert len(runtime.plain_threads) == 1
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), torch.OutOfMemoryError("no more")])
+async def test_without_memory_telemetry_is_shed_first_and_then_each_request_runs_alone(parts, failure):
+    runtime, recorder, executor = parts
+
+    def answer(x):
+        if len(x) > 2:
+            raise failure
+        return 2 * x
+
+    runtime.answer = answer
+    small, large, other = await executor.execute([request(1), request(2, rows=3), request(3)])
+    assert numbers([small, other]) == [[2], [6]]
+    assert isinstance(large, OutOfMemoryError)
+    assert len(runtime.observed_threads) == 1
+    runtime.failure = failure
+    assert numbers(await executor.execute([request(4), request(5)])) == [[8], [10]]
+    assert recorder.opened == recorder.closed == 2
+
+
+async def test_a_request_that_fails_alone_is_an_inference_error(parts):
+    runtime, recorder, executor = parts
+    recorder.wanted = False
+    failures = iter([MemoryError(), ValueError("secret"), None])
+
+    def answer(x):
+        if failure := next(failures):
+            raise failure
+        return x
+
+    runtime.answer = answer
+    first, second = await executor.execute([request(1), request(2)])
+    assert isinstance(first, InferenceError)
+    assert "secret" not in str(first)
+    assert numbers([second]) == [[2]]
 
 
 @hasty
