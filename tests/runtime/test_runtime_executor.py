@@ -323,3 +323,19 @@ async def test_a_batch_that_is_answered_as_its_patience_ends_is_not_answered_twi
     gate.set()
     assert numbers(await running) == [[2]]
     assert runtime.plain_threads == []
+
+
+async def test_a_model_that_never_runs_has_no_thread_and_one_that_ran_leaves_none():
+    def ours():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("sidecar-")}
+
+    before = ours()
+    executor = Executor(FakeRuntime(), FakeRecorder(), PATIENCE, batched=True, usual=0.0)
+    assert ours() == before
+    started = Started(executor)
+    await started.execute([request(1)])
+    assert len(ours() - before) == 2
+    started.close()
+    for thread in ours() - before:
+        await asyncio.to_thread(thread.join, 60)
+    assert ours() == before
