@@ -82,7 +82,7 @@ def test_a_model_is_enough():
             "models.0.outputs.0.datatype is 'FP8': must be one of BOOL, UINT8, UINT16",
         ),
         (model(inputs=[{**X, "shape": [-2]}]), "models.0.inputs.0.shape.0 is -2, must be at least -1"),
-        ({"models": []}, "models: Tuple should have at least 1 item"),
+        ({"models": []}, "settings: there is no model: give [[models]], or repository.path"),
         ({"models": [MODEL, MODEL]}, "models: model m version 1 is configured twice"),
         ({"models": [{**MODEL, "name": None}]}, "models.0.name: Input should be a valid string"),
         (
@@ -100,7 +100,7 @@ def test_a_refusal_names_key_value_and_what_is_allowed(sections, message):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"captur": {}}, "captur is not a setting; there are server, models, capture, timeline, drift"),
+        ({"captur": {}}, "captur is not a setting; there are server, models, repository, capture, timeline"),
         (
             {"capture": {"rate": 1}},
             "capture.rate is not a setting; there are enabled, sample_rate, budget, route_floor, sample_key",
@@ -147,7 +147,7 @@ def test_a_relative_path_lies_in_the_folder_of_the_settings():
 
 
 def test_models_must_be_given():
-    with pytest.raises(ConfigError, match="models is missing and must be given"):
+    with pytest.raises(ConfigError, match=r"there is no model: give \[\[models\]\]"):
         settings.resolve({}, {}, base=Path())
 
 

@@ -77,6 +77,7 @@ class TorchRuntime:
         self._positional = len(self.inputs)
         self._copy: Callable[[], nn.Module] = lambda: share(self._model)
         self._model = self._load(settings)
+        self.weight_bytes = _bytes(self._model)
         self._plain = self._instrumented = self._variant(self._model)
 
     def _load(self, settings: ModelSettings) -> nn.Module:
@@ -199,6 +200,12 @@ class TorchRuntime:
         if tensor.dtype != _TORCH_DTYPES[spec.datatype]:
             raise InferenceError(f"output {spec.name} is {tensor.dtype}, configured as {spec.datatype}")
         return tensor
+
+
+def _bytes(model: nn.Module) -> int:
+    """Of all parameters and buffers; those that share storage count once."""
+    storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _specs(tensors: Sequence[TensorSettings]) -> tuple[TensorSpec, ...]:

@@ -76,7 +76,8 @@ class InferenceService:
             await self.streams.answer(messages, context)
 
     async def _infer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        batcher = self._models.find(message.model_name, message.model_version)
+        id = message.id or self._new_id()
+        batcher = self._models.route(message, id)
         servable = batcher.servable
         with _Observed(self._observer, servable, context, self._clock) as started:
             if self.stopping or not servable.ready:
@@ -86,7 +87,7 @@ class InferenceService:
             request = codec.decode(
                 message,
                 servable,
-                id=message.id or self._new_id(),
+                id=id,
                 deadline=None if remaining is None else started + remaining,
             )
             if request.parameters or batcher.priority_levels:
