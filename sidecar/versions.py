@@ -102,8 +102,8 @@ class Versions:
         try:
             return self._loaded(self._offers[model], version)
         except SidecarError as error:
-            _log.error("%s cannot be loaded: %s", named, error)
-        # What was made of it hung on the frames of that error until here.
+            # As text: whoever keeps the record shall not keep the error, on whose frames hangs what was loaded.
+            _log.error("%s cannot be loaded: %s", named, str(error))
         return_freed_memory()
         raise LoadError(f"{named} cannot be loaded; the log says why")
 
