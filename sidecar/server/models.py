@@ -12,8 +12,9 @@ from sidecar.types import Servable, age
 
 
 class Models:
-    """Batchers by name and version. Lives on one event loop, where each change is seen whole.
+    """Batchers by name and version. Changed on one event loop; other threads may look meanwhile.
 
+    What such a thread finds may have been replaced a moment ago, and then takes no requests: it looks again.
     Raises ConfigError for a model that batches but has an input without dimensions.
     """
 
@@ -46,15 +47,13 @@ class Models:
 
     def _divide(self, name: str) -> None:
         """Say anew who answers requests that name no version."""
-        self._steady.pop(name, None)
-        self._splits.pop(name, None)
         versions = [self._models[name][version] for version in self.versions(name)]
         if not versions:
-            del self._models[name]
+            del self._models[name], self._steady[name], self._splits[name]
             return
-        self._steady[name] = ([one for one in versions if one.servable.canary is None] or versions)[-1]
-        if split := Split(versions, self._steady[name]):
-            self._splits[name] = split
+        steady = ([one for one in versions if one.servable.canary is None] or versions)[-1]
+        self._splits[name] = Split(versions, steady)
+        self._steady[name] = steady
 
     def route(self, message: pb.ModelInferRequest, id: str) -> Batcher:
         """Who answers a request of that id: the version that it names, or one by the canaries' shares.
@@ -62,7 +61,7 @@ class Models:
         Raises UnknownModelError, which lists what is served.
         """
         split = self._splits.get(message.model_name)
-        if split is None or message.model_version:
+        if not split or message.model_version:
             return self.find(message.model_name, message.model_version)
         if split.key and split.key in message.parameters:
             parameter = message.parameters[split.key]
@@ -105,4 +104,5 @@ def check(servable: Servable) -> None:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names) or "none"
+    # A copy made at once, because the loop may change them meanwhile.
+    return ", ".join(map(repr, tuple(names))) or "none"
