@@ -56,7 +56,7 @@ class Model:
             self.runtime.inputs,
             self.runtime.outputs,
             settings.batching.max_rows,
-            self.executor.execute,
+            self.executor.start,
             canary=settings.canary.get(settings.version),
             canary_key=settings.canary_key,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 
 from sidecar._pb import open_inference_pb2 as pb
@@ -14,11 +15,13 @@ from sidecar.types import Servable, age
 class Models:
     """Batchers by name and version. Changed on one event loop; other threads may look meanwhile.
 
-    What such a thread finds may have been replaced a moment ago, and then takes no requests: it looks again.
+    admission: held by any other thread from `route` until the request is queued.
+
     Raises ConfigError for a model that batches but has an input without dimensions.
     """
 
     def __init__(self, batchers: Iterable[Batcher] = ()) -> None:
+        self.admission = threading.Lock()
         self._models: dict[str, dict[str, Batcher]] = {}
         self._steady: dict[str, Batcher] = {}
         self._splits: dict[str, Split] = {}
@@ -55,8 +58,8 @@ class Models:
         self._splits[name] = Split(versions, steady)
         self._steady[name] = steady
 
-    def route(self, message: pb.ModelInferRequest, id: str) -> Batcher:
-        """Who answers a request of that id: the version that it names, or one by the canaries' shares.
+    def route(self, message: pb.ModelInferRequest) -> Batcher:
+        """Who answers a request: the version that it names, or one by the canaries' shares.
 
         Raises UnknownModelError, which lists what is served.
         """
@@ -65,8 +68,9 @@ class Models:
             return self.find(message.model_name, message.model_version)
         if split.key and split.key in message.parameters:
             parameter = message.parameters[split.key]
-            id = str(getattr(parameter, parameter.WhichOneof("parameter_choice") or "string_param"))
-        return split.choose(id)
+            chosen = parameter.WhichOneof("parameter_choice") or "string_param"
+            return split.choose(str(getattr(parameter, chosen)))
+        return split.choose(message.id)
 
     def find(self, name: str, version: str) -> Batcher:
         """That version, or for "" the highest that is no canary. Raises UnknownModelError, as `route` does."""
@@ -87,6 +91,11 @@ class Models:
             return [self.find(name, version)]
         self.find(name, "")
         return [self._models[name][each] for each in self.versions(name)]
+
+    def settle(self) -> None:
+        """Wait until what other threads have found is queued: then a batcher that was removed can be closed."""
+        with self.admission:
+            return
 
     def versions(self, name: str) -> list[str]:
         """From the lowest to the highest: numbers by size, and above every word."""

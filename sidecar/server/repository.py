@@ -183,6 +183,7 @@ class RepositoryService:
 
     async def _retire(self, repository: Repository, batchers: Sequence[Batcher]) -> None:
         """Answer what waits, then stop what ran it."""
+        self._models.settle()
         for batcher in batchers:
             key = _key(batcher.servable)
             self._enter(key, "UNLOADING")
