@@ -47,6 +47,7 @@ class Model:
             everything.capture.patience_ms / 1000,
             batched=self.batched,
             usual=usual,
+            instances=settings.instances,
         )
         self._inference_seconds = 0.0
         self.servable = Servable(

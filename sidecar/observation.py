@@ -58,6 +58,7 @@ def observe(
         max_rows=settings.batching.max_rows,
         device=torch.device(settings.device),
         clock=clock,
+        shared=settings.instances > 1,
     )
     model.instrument(capture.observers(plan, recorder, slots=slots, near_zero=everything.capture.near_zero))
     for rows in batch_sizes(settings):

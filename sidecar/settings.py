@@ -159,8 +159,8 @@ class ModelSettings(Section):
     outputs: what it returns, in order, or by name where it returns a mapping.
     device: where it runs, as torch names devices.
     load: false: known, and loaded only when an admin call asks for it.
-    instances: threads that run batches of it at the same time, over the same weights; 1 where the model is on a
-        device that one batch fills.
+    instances: threads that run batches of it at the same time, over the same weights; each takes `threads` threads,
+        and on a GPU a stream of its own.
     canary: version -> share of the requests that name no version, chosen by a hash of the request's id; all others
         go to the highest version that is no canary. Holds for all versions of the model, so it is given once.
     canary_key: request parameter whose value is hashed instead of the id where a request has it. Given once, too.
@@ -201,6 +201,8 @@ class ModelSettings(Section):
             raise ValueError("give either source, a factory, or path, a file or folder that holds the model")
         if self.path is not None and self.weights is not None:
             raise ValueError("weights go with source; what path names has its own")
+        if self.instances > 1 and self.compile:
+            raise ValueError("instances above 1 do not go with compile: a compiled graph runs on one thread")
         return self
 
     @field_validator("canary")

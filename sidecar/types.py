@@ -99,7 +99,7 @@ class Batches(Protocol):
 
     def serve(self, run: Callable[[Batch], bool]) -> None:
         """Give `run` one batch after the other on this thread, until no more will come or `run` returns False: then
-        another thread has taken its place. One thread at a time.
+        another thread has taken its place. May be called on several threads, which divide the batches among them.
         """
 
 

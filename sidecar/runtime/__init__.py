@@ -31,6 +31,9 @@ class Runtime(Protocol):
     def prepare_thread(self) -> None:
         """Called once on a thread before it runs the model."""
 
+    def prepare_instance(self) -> None:
+        """Called after it on each of several threads that run the model at the same time."""
+
     def example(self, rows: int) -> Mapping[str, Tensor]:
         """Valid inputs of a batch of `rows`; the same at each call."""
 

@@ -30,6 +30,10 @@ class OnnxRuntime:
             raise ConfigError("runtime onnx needs path, an ONNX file")
         if settings.trust or settings.compile:
             raise ConfigError("trust and compile belong to runtime torch; runtime onnx needs neither")
+        if settings.instances > 1 and settings.device != "cpu":
+            raise ConfigError(
+                "instances above 1 need device cpu with runtime onnx: its session has one stream"
+            )
         for tensor in (*settings.inputs, *settings.outputs):
             if tensor.datatype not in ELEMENT_TYPES:
                 raise ModelError(
@@ -54,6 +58,9 @@ class OnnxRuntime:
 
     def prepare_thread(self) -> None:
         """Nothing: sessions have threads of their own."""
+
+    def prepare_instance(self) -> None:
+        """Nothing either: a session may run on several threads at once."""
 
     def example(self, rows: int) -> dict[str, Tensor]:
         return example(self.inputs, rows, batched=self._batched)

@@ -121,6 +121,14 @@ class TorchRuntime:
     def prepare_thread(self) -> None:
         torch.set_num_threads(self._settings.threads or _USUAL_THREADS)
 
+    def prepare_instance(self) -> None:
+        """A stream of its own on a GPU, or batches would follow one another there. Not yet run on a device."""
+        if self._device.type == "cuda":
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            # The weights came on the default stream.
+            stream.wait_stream(torch.cuda.default_stream(self._device))
+            torch.cuda.set_stream(stream)
+
     def example(self, rows: int) -> dict[str, Tensor]:
         return example(self.inputs, rows, batched=self._settings.batching.max_rows > 0)
 

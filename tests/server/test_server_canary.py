@@ -11,9 +11,11 @@ import pytest
 import tritonclient.grpc.aio
 from hypothesis import given
 from hypothesis import strategies as st
+from tritonclient.utils import InferenceServerException
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.server.batching import Batcher
+from sidecar.server.canary import FAILURES
 from sidecar.server.models import Models
 from sidecar.settings import BatchingSettings
 from sidecar.types import Servable, TensorSpec
@@ -115,6 +117,28 @@ def test_a_canary_that_takes_no_requests_leaves_them_to_the_steady_version_and_n
     before = route(split, IDS[:500])
     split.find("echo", "3").servable.ready = False
     assert route(split, IDS[:500]) == [{"3": "1"}.get(version, version) for version in before]
+
+
+async def test_a_canary_that_fails_gets_nothing_until_a_batch_of_it_succeeds(
+    serve, make_shelf, fp32_spec, front_end
+):
+    shelf = make_shelf([fp32_spec], echo=["1", "2"])
+    shelf.canaries["2"] = 1.0
+    entry = tritonclient.grpc.aio.InferInput("fp32", [1, 3], "FP32")
+    entry.set_data_from_numpy(np.zeros((1, 3), np.float32))
+    async with serve(repository=shelf, admin=True) as address:
+        client = tritonclient.grpc.aio.InferenceServerClient(address)
+        await client.load_model("echo")
+        canary = dict(shelf.models)["2"]
+        canary.failure = RuntimeError("broken")
+        for _ in range(FAILURES):
+            with pytest.raises(InferenceServerException, match="model 'echo' failed"):
+                await client.infer("echo", [entry])
+        assert (await client.infer("echo", [entry])).get_response().model_version == "1"
+        canary.failure = None
+        assert (await client.infer("echo", [entry])).get_response().model_version == "1"
+        await client.infer("echo", [entry], "2")
+        assert (await client.infer("echo", [entry])).get_response().model_version == "2"
 
 
 def test_shares_hold_when_a_canary_is_unloaded():
