@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import tritonclient.grpc.aio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
@@ -54,6 +54,7 @@ def test_a_canary_gets_its_share(weight):
     assert low <= route(models({"2": weight}), IDS).count("2") <= high
 
 
+@settings(deadline=None)
 @given(first=st.floats(0, 0.5), second=st.floats(0, 0.5), salt=st.text(max_size=5))
 def test_every_version_gets_its_share_of_any_ids(first, second, salt):
     ids = [salt + id for id in IDS[:2000]]
@@ -63,12 +64,14 @@ def test_every_version_gets_its_share_of_any_ids(first, second, salt):
         assert low <= versions.count(version) <= high
 
 
+@settings(deadline=None)
 @given(WEIGHTS, WEIGHTS, st.lists(st.text(max_size=20), max_size=50))
 def test_a_weight_that_grows_moves_ids_to_the_canary_and_none_from_it(one, other, ids):
     before, after = (route(models({"2": weight}), ids) for weight in sorted([one, other]))
     assert all(late == "2" for early, late in zip(before, after, strict=True) if early == "2")
 
 
+@settings(deadline=None)
 @given(st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 0.5), st.lists(st.text(max_size=20), max_size=50))
 def test_beside_other_canaries_too_no_id_leaves_the_one_that_grows(one, other, third, ids):
     before, after = (route(models({"2": weight, "3": third}), ids) for weight in sorted([one, other]))
