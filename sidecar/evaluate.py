@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sidecar import runtime
-from sidecar.app import observe
 from sidecar.baseline import read_requests, replay
 from sidecar.errors import ConfigError
+from sidecar.observation import observe
 from sidecar.runtime.trial import warm_up
 from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import TapSketch

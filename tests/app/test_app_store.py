@@ -45,7 +45,7 @@ async def test_a_store_that_cannot_be_written_costs_no_request(configure, serve,
     async with serve(configure(store={"path": str(path)})) as client:
         await client.send(120)
         sidecar = client.sidecar
-    assert sidecar._keeper.status().dropped == 1
+    assert sidecar._memory.store().dropped == 1
     assert path.is_dir()
 
 
@@ -55,4 +55,4 @@ async def test_a_damaged_store_costs_no_request_and_is_set_aside(configure, serv
         await client.send(120)
         sidecar = client.sidecar
     assert set(requests(path)) == {120}
-    assert sidecar._keeper.status().set_aside == 1
+    assert sidecar._memory.store().set_aside == 1
