@@ -31,6 +31,7 @@ check: $(READY) ## formatting, lint, types, docs
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python grafana/generate.py --check
+	$(BIN)/python deploy/generate.py --check
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/check_links.py
 
@@ -39,6 +40,7 @@ format: $(READY) ## rewrite formatting, and everything that is generated
 	$(BIN)/ruff format .
 	$(BIN)/python protos/generate.py
 	$(BIN)/python grafana/generate.py
+	$(BIN)/python deploy/generate.py
 	$(BIN)/python docs/generate.py
 
 tools: $(READY) ## Prometheus and Alertmanager into .tools/, without root

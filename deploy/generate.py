@@ -13,7 +13,9 @@ TARGET = FOLDER / "kubernetes/rules/prometheusrule.yaml"
 
 def prometheus_rule(rules: Path) -> str:
     """The groups of all rule files of a folder as one object."""
-    groups = [group for path in sorted(rules.glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]]
+    groups = [
+        group for path in sorted(rules.glob("*.yml")) for group in yaml.safe_load(path.read_text())["groups"]
+    ]
     rule = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",

@@ -51,9 +51,7 @@ ALERTING_RULE = record(
     {"alert": STRING, "expr": STRING},
     **{"for": DURATION, "keep_firing_for": DURATION, "labels": STRINGS, "annotations": STRINGS},
 )
-GROUP = record(
-    {"name": STRING, "rules": many({"oneOf": [RECORDING_RULE, ALERTING_RULE]})}, interval=DURATION
-)
+GROUP = record({"name": STRING, "rules": many({"oneOf": [RECORDING_RULE, ALERTING_RULE]})}, interval=DURATION)
 BACKEND = record({"name": STRING, "port": PORT})
 MIRROR = record({"type": {"const": "RequestMirror"}, "requestMirror": record({"backendRef": BACKEND})})
 MATCH = record({"method": record({"service": STRING}, method=STRING)})
@@ -103,7 +101,10 @@ def validate(found: dict[str, Any]) -> None:
         for version in (OLDEST, NEWEST):
             kubernetes_validate.validate(found, version, strict=True)
         return
-    jsonschema.validate(found, record({"apiVersion": STRING, "kind": STRING, "metadata": {"type": "object"}, "spec": SPECS[kind]}))
+    jsonschema.validate(
+        found,
+        record({"apiVersion": STRING, "kind": STRING, "metadata": {"type": "object"}, "spec": SPECS[kind]}),
+    )
     if found["kind"] == "ServingRuntime":
         pod = {key: found["spec"][key] for key in ("containers", "volumes")}
         validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "of-the-runtime"}, "spec": pod})

@@ -16,11 +16,18 @@ helm = pytest.importorskip("helm_python", reason="Helm's library has no wheel fo
 
 VALUES: dict[str, dict[str, Any]] = {
     "as it is": {},
-    "gpu": {"gpus": 1, "image": {"tag": "cuda"}, "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]},
+    "gpu": {
+        "gpus": 1,
+        "image": {"tag": "cuda"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+    },
     "tls": {"tlsSecret": "certificate"},
     "shadow": {"shadow": {"enabled": True}, "env": {"SIDECAR_CAPTURE__BUDGET": "0.2"}},
     "bare": {"monitoring": {"enabled": False}, "networkPolicy": {"enabled": False}},
-    "own model": {"models": {"persistentVolumeClaim": {"claimName": "models"}}, "nodeSelector": {"pool": "cpu"}},
+    "own model": {
+        "models": {"persistentVolumeClaim": {"claimName": "models"}},
+        "nodeSelector": {"pool": "cpu"},
+    },
 }
 
 

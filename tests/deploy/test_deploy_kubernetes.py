@@ -65,9 +65,7 @@ def test_a_file_holds_one_valid_object(path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [kind for _, kind in SPECS])
 def test_a_custom_resource_with_a_misspelt_field_is_refused(kind: str) -> None:
-    (found,) = [
-        found for path in FILES if (found := yaml.safe_load(path.read_text()))["kind"] == kind
-    ]
+    (found,) = [found for path in FILES if (found := yaml.safe_load(path.read_text()))["kind"] == kind]
     found["spec"]["mispelt"] = 1
     with pytest.raises(jsonschema.ValidationError, match="mispelt"):
         validate(found)

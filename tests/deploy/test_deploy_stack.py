@@ -104,7 +104,9 @@ def test_prometheus_sends_its_alerts_to_alertmanager(running: Running) -> None:
 
 
 def test_the_demos_traffic_is_observed(running: Running) -> None:
-    assert eventually(lambda: get(f"{running.at['sidecar']}/api/v1/status")["models"][0]["sampled_requests"] > 0)
+    assert eventually(
+        lambda: get(f"{running.at['sidecar']}/api/v1/status")["models"][0]["sampled_requests"] > 0
+    )
 
 
 def test_what_alertmanager_sends_is_printed(running: Running) -> None:
@@ -127,7 +129,9 @@ def test_a_signal_ends_all_of_it_in_order(running: Running) -> None:
 
 def test_the_shipped_configurations_hold_every_address_that_is_put_in() -> None:
     prometheus = stack.prometheus_config((ROOT / "deploy/prometheus/prometheus.yml").read_text(), PORTS)
-    alertmanager = stack.alertmanager_config((ROOT / "deploy/alertmanager/alertmanager.yml").read_text(), PORTS)
+    alertmanager = stack.alertmanager_config(
+        (ROOT / "deploy/alertmanager/alertmanager.yml").read_text(), PORTS
+    )
     assert set(re.findall(r"127\.0\.0\.1:(\d+)", prometheus)) == {"2", "4"}
     assert set(re.findall(r"127\.0\.0\.1:(\d+)", alertmanager)) == {"5"}
     assert f"{ROOT}/deploy/prometheus/rules/*.yml" in prometheus
