@@ -1,4 +1,4 @@
-"""Write the object of the Prometheus operator from deploy/prometheus/rules. `--check`: only say whether it would change."""
+"""Write the Prometheus operator's object from deploy/prometheus/rules. `--check`: only say whether it would change."""
 
 from __future__ import annotations
 

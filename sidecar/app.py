@@ -52,11 +52,14 @@ class Model:
     """One model version: its runtime, its executor and, if all went well, its observation.
 
     detail: why it is not observed, "" if it is.
+    loaded: what runs it, where it is there already.
     """
 
-    def __init__(self, settings: ModelSettings, everything: Settings, clock: Clock) -> None:
+    def __init__(
+        self, settings: ModelSettings, everything: Settings, clock: Clock, loaded: Runtime | None = None
+    ) -> None:
         self.settings = settings
-        self.runtime = runtime.load(settings)
+        self.runtime = loaded or runtime.load(settings)
         self.batched = settings.batching.max_rows > 0
         self.detail = "capture.enabled is false"
         self.observation: Observation | None = None
