@@ -76,13 +76,23 @@ def _model(loaded: Settings, name: str | None) -> ModelSettings:
 
 
 @app.command()
-def serve(config: SomeConfig = None, repository: Repository = None) -> None:
+def serve(
+    config: SomeConfig = None,
+    repository: Repository = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="File that keeps what was seen, in place of store.path; none keeps nothing."),
+    ] = None,
+) -> None:
     """Serve the configured models until SIGTERM or SIGINT."""
     import uvloop
 
     from sidecar.app import Sidecar
 
     loaded = _load(config, repository)
+    if store is not None:
+        kept = loaded.store.model_copy(update={"path": "" if store == "none" else store})
+        loaded = loaded.model_copy(update={"store": kept})
     sidecar = Sidecar(loaded, time.time)
 
     async def run() -> None:
