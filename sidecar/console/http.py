@@ -1,4 +1,4 @@
-"""The HTTP port: /metrics, /livez, /readyz, a first page, and the state as JSON."""
+"""The HTTP port: the page, /metrics, /livez, /readyz, and the state as JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from html import escape
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -15,22 +14,16 @@ from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sidecar import __version__
+from sidecar.console import page
 from sidecar.export.activations import Watched
 from sidecar.timeline import StoreStatus
 
 OPEN_PATHS = ("/livez", "/readyz")
 """Probes of an orchestrator carry no secret."""
-
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>activation sidecar</title>
-<h1>activation sidecar {version}</h1>
-<ul>{models}</ul>
-<p><a href="metrics">metrics</a> &middot; <a href="api/v1/status">status</a> &middot; <a href="readyz">readiness</a></p>
-"""
 
 
 def application(
@@ -41,7 +34,7 @@ def application(
     store: Callable[[], StoreStatus] | None = None,
     more: Sequence[Route] = (),
 ) -> Starlette:
-    """token: bearer token that all but /livez and /readyz ask for; None asks for none.
+    """token: bearer token that all but the page's files, /livez and /readyz ask for; None asks for none.
 
     store: how the panes on disk fare; None where none are kept. more: paths of the API.
     """
@@ -73,17 +66,9 @@ def application(
         kept = asdict(store()) if store else None
         return Response(json.dumps({"models": models, "store": kept}), media_type="application/json")
 
-    def page(_: Request) -> Response:
-        models = "".join(
-            f"<li>{escape(source.model)} version {escape(source.version)}: "
-            f"{'ready' if source.ready() else 'not ready'}</li>"
-            for source in tuple(watched)
-        )
-        return HTMLResponse(PAGE.format(version=__version__, models=models))
-
     return Starlette(
         routes=[
-            Route("/", page),
+            *page.routes(),
             Route("/metrics", metrics),
             Route("/livez", livez),
             Route("/readyz", readyz),
@@ -101,11 +86,14 @@ class BearerToken:
         self._app, self._token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._admits(scope):
+        if scope["type"] == "http" and not self._open(scope["path"]) and not self._admits(scope):
             refusal = "a header `authorization: Bearer <token>` with a valid token is needed\n"
             await PlainTextResponse(refusal, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    def _open(self, path: str) -> bool:
+        return path in OPEN_PATHS or page.is_open(path)
 
     def _admits(self, scope: Scope) -> bool:
         scheme, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")

@@ -1,0 +1,82 @@
+/** Two versions, ranges or steps side by side: every layer in a table, one of them in full. */
+
+import { asked, change, href } from "../address.js";
+import { ask, inReport } from "../api.js";
+import { choice, el, moment, number, panel, signed, table } from "../dom.js";
+import { drawHistogram } from "./histogram.js";
+import { SERIES, drawLine } from "./line.js";
+import { filled, nameOf, tapChoice, tapOf } from "./parts.js";
+
+export function compare(content) {
+  const controls = el("div", { class: "controls" });
+  const said = el("p", { class: "note" });
+  const layers = panel("Layers");
+  const line = panel("Units, both sides", el("div", { class: "controls" }));
+  const values = panel("Values, both sides");
+  content.replaceChildren(el("div", { class: "title" }, el("h1", {}, "Compare"), controls), said, layers.section, line.section, values.section);
+  return async ({ at, taps, model }) => {
+    const sides = choices(taps, model);
+    const left = asked(at, model);
+    const chosen = sides.find(([key]) => key === at.other) ?? sides[0];
+    if (!controls.contains(document.activeElement) && !inReport) controls.replaceChildren(choice("With", sides.map(([key, text]) => [key, text]), chosen?.[0], (other) => change({ other })));
+    if (!chosen) {
+      said.textContent = "There is one version and one range only; nothing to compare it with.";
+      return;
+    }
+    const right = chosen[2](left);
+    const tap = tapOf(at, model);
+    const mine = { model: model.model, version: model.version, ...left };
+    const other = { model: right.model ?? model.model, version: right.version ?? model.version, ...right };
+    await Promise.all([
+      filled(layers.body, (body) => sideBySide(body, said, at, mine, other)),
+      filled(line.body, (body) => bothLines(body, line, at, model, tap, mine, other)),
+      filled(values.body, async (body) => {
+        const answers = await Promise.all([mine, other].map((side) => ask("histogram", { ...side, layer: tap.layer, site: tap.site, per_octave: 4 })));
+        await drawHistogram(body, answers, tap);
+      }),
+    ]);
+  };
+}
+
+/** What the range on the left can be compared with: [key, text, (left) => the fields of the right]. */
+function choices(taps, model) {
+  const earlier = [["before", "the range before it"], ["hour", "the same, an hour before"], ["day", "the same, a day before"]].map(([key, text]) => [key, text, (left) => moved(left, key, model)]);
+  const steps = model.steps.toReversed().slice(0, 200).map((step) => [`step ${step}`, `step ${step.toLocaleString("en")}`, () => ({ step: String(step) })]);
+  const versions = taps.models.filter((one) => one.model !== model.model || one.version !== model.version)
+    .map((one) => [`version ${one.model}\n${one.version}`, `${one.model} · ${one.version}`, (left) => ({ ...(left.step && !one.steps.includes(Number(left.step)) ? asked({}, one) : left.begin && one.last !== null && one.last < left.begin ? asked({}, one) : left), model: one.model, version: one.version })]);
+  return [...(model.last === null ? [] : earlier), ...versions, ...steps];
+}
+
+function moved(left, key, model) {
+  if (left.step) return asked({}, { ...model, steps: [] });
+  const begin = Number(left.begin);
+  const end = Number(left.end ?? Math.floor(Date.now() / 1000));
+  const back = { before: end - begin, hour: 3600, day: 86400 }[key];
+  return { begin: begin - back, end: end - back };
+}
+
+function rangeFields({ begin, end, step }) {
+  return { begin, end, step };
+}
+
+async function sideBySide(body, said, at, mine, other) {
+  const there = rangeFields(other);
+  const answer = await ask("compare", { ...mine, other_model: other.model, other_version: other.version, other_begin: there.begin, other_end: there.end, other_step: there.step });
+  const words = (side) => `${side.model} ${side.version}, ${side.step === null ? `${moment(side.begin)} to ${moment(side.end)}` : `step ${side.step.toLocaleString("en")}`} (${side.requests.toLocaleString("en")} requests)`;
+  said.textContent = `Left: ${words(answer.left)}. Right: ${words(answer.right)}.`;
+  const pair = (name, digits = 4) => (one) => `${number(one.left[name], digits)} → ${number(one.right[name], digits)}`;
+  body.replaceChildren(table("Layers of both sides", [
+    { head: "Layer", left: true, cell: (one) => el("a", { href: href({ ...at, layer: one.tap.layer, site: one.tap.site }) }, nameOf(one.tap)) },
+    { head: "Shift, σ", cell: (one) => signed(one.shift) }, { head: "PSI", cell: (one) => number(one.psi, 3) }, { head: "Jensen-Shannon", cell: (one) => number(one.jensen_shannon, 3) },
+    { head: "Mean", cell: pair("mean", 3) }, { head: "Rms", cell: pair("rms", 3) }, { head: "Kurtosis", cell: pair("kurtosis", 3) }, { head: "Near zero", cell: pair("near_zero_share", 3) },
+  ], answer.layers, "The sides have no layer in common."));
+}
+
+async function bothLines(body, line, at, model, tap, mine, other) {
+  const series = SERIES[at.series] ? at.series : "mean";
+  const controls = line.section.querySelector(".controls");
+  if (!controls.contains(document.activeElement)) controls.replaceChildren(tapChoice(model, tap), choice("Shown", Object.entries(SERIES).map(([key, one]) => [key, one.title]), series, (value) => change({ series: value })));
+  const answers = await Promise.all([mine, other].map((side) => ask("layer", { ...side, layer: tap.layer, site: tap.site, spikes: 40 })));
+  line.heading.textContent = `Units of layer ${nameOf(tap)}, both sides`;
+  await drawLine(body, answers, series, (channel) => { location.hash = href({ ...at, view: "neuron", layer: tap.layer, site: tap.site, channel }); });
+}

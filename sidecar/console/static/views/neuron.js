@@ -1,0 +1,79 @@
+/** One unit over time or training steps. */
+
+import { axisOf, asked, change, course } from "../address.js";
+import { ask } from "../api.js";
+import { el, figures, number, panel, share, signed, table } from "../dom.js";
+import { drawCourse } from "../plots.js";
+import { filled, nameOf, tapChoice, tapOf } from "./parts.js";
+
+const COURSES = [["mean", "Mean"], ["rms", "Rms"], ["absmax", "Largest magnitude"], ["fire_rate", "Fire rate"]];
+
+export function neuron(content) {
+  const title = el("h1", {});
+  const controls = el("div", { class: "controls" });
+  const now = panel("In this range");
+  const history = panel("Over time");
+  const spread = panel("Spread over panes");
+  content.replaceChildren(el("div", { class: "title" }, title, controls), now.section, history.section, spread.section);
+  return async ({ at, model }) => {
+    const tap = tapOf(at, model);
+    const channel = Math.max(0, Number(at.channel ?? 0) || 0);
+    title.textContent = `Unit ${channel.toLocaleString("en")} of layer ${nameOf(tap)}`;
+    if (!controls.contains(document.activeElement)) controls.replaceChildren(tapChoice(model, tap), unitField(channel, tap));
+    const where = { model: model.model, version: model.version, layer: tap.layer, site: tap.site };
+    const kind = axisOf(at, model);
+    history.heading.textContent = kind === "time" ? "Over time" : "Over training steps";
+    await Promise.all([
+      filled(now.body, (body) => standing(body, where, asked(at, model), channel)),
+      filled(history.body, async (body) => {
+        spread.body.replaceChildren(el("p", { class: "quiet" }, "Nothing to tell."));
+        const answer = await ask("neuron", { ...where, ...course(at, model), channel, points: 300 });
+        await courses(body, answer, kind, tap, channel);
+        quartiles(spread.body, answer);
+      }),
+    ]);
+  };
+}
+
+function unitField(channel, tap) {
+  const field = el("input", { type: "number", min: 0, max: tap.channels - 1, value: channel, onchange: (event) => change({ channel: event.target.value }) });
+  return el("label", {}, el("span", {}, "Unit"), field);
+}
+
+async function standing(body, where, range, channel) {
+  const answer = await ask("layer", { ...where, ...range, spikes: 40 });
+  const of = (name) => answer.channels[name][channel];
+  const reference = answer.reference && { mean: answer.reference.mean[channel], stddev: answer.reference.stddev[channel] };
+  const moved = reference?.stddev ? (of("mean") - reference.mean) / reference.stddev : null;
+  const spike = answer.spikes.find((one) => one.channel === channel);
+  const higher = answer.channels.absmax.filter((one) => one > of("absmax")).length;
+  body.replaceChildren(figures([
+    ["Mean", number(of("mean")), reference ? `reference ${number(reference.mean)} ± ${number(reference.stddev)}` : null],
+    ["Shift", moved === null ? "—" : `${signed(moved)} σ`], ["Rms", number(of("rms"))], ["Largest magnitude", number(of("absmax")), `rank ${(higher + 1).toLocaleString("en")} of ${answer.tap.channels.toLocaleString("en")}`],
+    ["Fires", share(of("fire_rate")), of("fire_rate") === 0 ? "dead in this range" : of("fire_rate") >= 0.999 ? "always on" : null],
+    ["Values of at least 6", number(of("outliers"))], ["Among the others", spike ? `${signed(spike.sigmas)} σ` : "no spike"],
+  ]));
+}
+
+async function courses(body, answer, kind, tap, channel) {
+  if (!answer.start.length) {
+    body.replaceChildren(el("p", { class: "quiet" }, "Nothing is kept of this range."));
+    return;
+  }
+  if (!body.querySelector(".small")) body.replaceChildren(el("div", { class: "grid wide" }, COURSES.map(([, title]) => el("div", { class: "small" }, el("h3", {}, title), el("div", {})))));
+  const { reference_mean: mean, reference_stddev: sigma } = answer;
+  await Promise.all(COURSES.map(([key, title], place) => drawCourse(body.querySelectorAll(".small")[place].lastChild, {
+    name: `layer-${tap.layer}-unit-${channel}-${key}`, told: `${title} of unit ${channel} over ${answer.start.length} panes, the last ${number(answer[key].findLast((one) => one !== null))}`,
+    axis: kind, start: answer.start, height: 200, series: [{ name: title, values: answer[key] }],
+    band: key === "mean" && mean !== null ? [mean - 3 * sigma, mean + 3 * sigma] : null,
+    levels: key === "mean" && mean !== null ? [{ value: mean, name: "reference ± 3σ" }] : [],
+  })));
+}
+
+function quartiles(body, answer) {
+  const rows = Object.entries(answer.distribution);
+  body.replaceChildren(
+    table("Of the panes", [{ head: "Of the panes", left: true, cell: ([name]) => name }, ...["Least", "A quarter below", "Median", "Three quarters below", "Largest"].map((head, place) => ({ head, cell: ([, five]) => number(five[place]) }))], rows),
+    el("p", { class: "note" }, "Of one unit five numbers a pane are kept. Its values one by one, the requests that drive it most and the units that fire with it are not."),
+  );
+}
