@@ -17,11 +17,12 @@ from sidecar.console.server import HttpServer
 from sidecar.drift import DriftMonitor, Reference
 from sidecar.errors import ConfigError, InferenceError, LoadError, ModelError, SidecarError
 from sidecar.export.activations import ActivationCollector, Watched
+from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
 from sidecar.runtime import Runtime
 from sidecar.runtime.executor import Executor
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes, warm_up
-from sidecar.server.security import bearer_token
+from sidecar.server.security import Role
 from sidecar.server.server import Server
 from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import Reading
@@ -80,6 +81,7 @@ class Model:
             self.runtime.outputs,
             settings.batching.max_rows,
             self.executor.execute,
+            refuse_nonfinite=settings.refuse_nonfinite,
         )
 
     def _observe(self, everything: Settings, clock: Clock) -> None:
@@ -327,9 +329,23 @@ class Sidecar:
             self._versions,
             clock,
         )
-        token = bearer_token(settings.server)
-        self._http = HttpServer(application(registry, watched, window, token), settings.server)
+        tokens, certificates = self._grpc.tokens, self._grpc.certificates
+        registry.register(StaleFiles(self._stale))
+        console = application(
+            registry,
+            watched,
+            window,
+            lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+            lambda: {name: problem for name, problem in self._stale().items() if problem},
+            lambda: self._leaving,
+        )
+        self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
+        self._leaving = False
         self.grpc_port = self.http_port = 0
+
+    def _stale(self) -> dict[str, str]:
+        """Settings that name files -> why their new content is not used, "" where nothing is wrong."""
+        return {one.name: one.problem for one in self._grpc.files}
 
     @property
     def models(self) -> list[Model]:
@@ -348,8 +364,14 @@ class Sidecar:
             model.start()
         await self._grpc.refresh_health()
 
+    async def leave(self) -> None:
+        """Turn readiness false and go on answering, until `stop`."""
+        self._leaving = True
+        await self._grpc.leave()
+
     async def stop(self) -> None:
         """Finish what is in flight, drain telemetry once more, close the ports."""
+        await self.leave()
         await self._grpc.stop()
         for model in self.models:
             await model.stop()

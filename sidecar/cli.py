@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sidecar import log
 from sidecar import settings as configuration
 from sidecar.demo.shifts import Scenario
 from sidecar.errors import ConfigError, SidecarError
@@ -40,9 +40,7 @@ ModelName = Annotated[
 def _load(path: Path) -> Settings:
     """Settings, with the file's folder on the import path so that `source` may stand beside it."""
     loaded = configuration.load(path, os.environ)
-    logging.basicConfig(
-        level=loaded.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log.configure(loaded.log, sys.stderr)
     sys.path.append(str(path.resolve().parent))
     return loaded
 
@@ -66,16 +64,27 @@ def serve(config: Config) -> None:
     sidecar = Sidecar(loaded, time.time)
 
     async def run() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        leave, stop = asyncio.Event(), asyncio.Event()
+        loop, server = asyncio.get_running_loop(), loaded.server
+
+        def terminate() -> None:
+            leave.set()
+            loop.call_later(server.shutdown_delay_seconds, stop.set)
+
+        def interrupt() -> None:
+            leave.set()
+            stop.set()
+
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+        loop.add_signal_handler(signal.SIGINT, interrupt)
         await sidecar.start()
-        server = loaded.server
         # One line on standard output, for people and for scripts that chose port 0.
         print(
             f"sidecar ready: gRPC {server.grpc_host}:{sidecar.grpc_port}, HTTP {server.http_host}:{sidecar.http_port}",
             flush=True,
         )
+        await leave.wait()
+        await sidecar.leave()
         await stop.wait()
         await sidecar.stop()
 

@@ -88,6 +88,7 @@ class Servable:
     execute: runs one batch of compatible requests off the event loop, replies in the same order.
     max_rows: most rows one `execute` may get; 0 where the model has no batch dimension, and then
         every request runs alone.
+    refuse_nonfinite: requests whose inputs hold NaN or an infinity are not run.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Servable:
     max_rows: int
     execute: Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
     ready: bool = False
+    refuse_nonfinite: bool = False
 
 
 class Repository(Protocol):
@@ -133,6 +135,9 @@ class ServingObserver(Protocol):
         """`queued`: seconds that each of its requests waited. `seconds`: what the batch took from then on."""
 
     def queue_length(self, model: str, version: str, requests: int) -> None: ...
+
+    def input_nonfinite(self, model: str, version: str, values: int) -> None:
+        """One input of a request held `values` that are NaN or infinite."""
 
 
 Site = str

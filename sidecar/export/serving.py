@@ -48,6 +48,10 @@ class ServingMetrics(Collector):
         yield self._histogram(catalogue.BATCH_ROWS, lambda counts: counts.rows)
         yield self._gauge(catalogue.IN_FLIGHT, lambda counts: counts.in_flight)
         yield self._gauge(catalogue.QUEUE_LENGTH, lambda counts: counts.queue)
+        nonfinite = CounterMetricFamily(**_named(catalogue.INPUT_NONFINITE))
+        for model, counts in self._models.items():
+            nonfinite.add_metric(model, counts.nonfinite)
+        yield nonfinite
 
     def _histogram(self, metric: Metric, choose: Callable[[_Counts], _Histogram]) -> Family:
         family = HistogramMetricFamily(**_named(metric))
@@ -82,6 +86,9 @@ class ServingMetrics(Collector):
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self._models[model, version].queue = requests
 
+    def input_nonfinite(self, model: str, version: str, values: int) -> None:
+        self._models[model, version].nonfinite += values
+
 
 class _Histogram:
     """Counts of values up to each of `bounds`, of those above all, and their sum."""
@@ -106,14 +113,14 @@ class _Histogram:
 class _Counts:
     """The numbers of one model version."""
 
-    __slots__ = ("in_flight", "queue", "queued", "requests", "rows", "seconds")
+    __slots__ = ("in_flight", "nonfinite", "queue", "queued", "requests", "rows", "seconds")
 
     def __init__(self) -> None:
         self.requests = dict.fromkeys(CODES, 0)
         self.seconds = _Histogram(catalogue.REQUEST_SECONDS.buckets)
         self.queued = _Histogram(catalogue.QUEUE_SECONDS.buckets)
         self.rows = _Histogram(catalogue.BATCH_ROWS.buckets)
-        self.in_flight = self.queue = 0
+        self.in_flight = self.queue = self.nonfinite = 0
 
 
 def _named(metric: Metric) -> dict[str, Any]:

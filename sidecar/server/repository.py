@@ -59,7 +59,7 @@ class RepositoryService:
         self, message: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         response = pb.RepositoryIndexResponse()
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             _one_repository(message.repository_name)
         served = {(each.servable.name, each.servable.version) for each in self._models}
         known = {(name, version) for name, versions in self._known().items() for version in versions}
@@ -74,7 +74,7 @@ class RepositoryService:
     async def RepositoryModelLoad(
         self, message: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             repository, name = self._asked(message)
             versions = chosen_versions(self._known()[name], message.parameters)
             await self._finish(self._load(repository, name, versions))
@@ -83,7 +83,7 @@ class RepositoryService:
     async def RepositoryModelUnload(
         self, message: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             repository, name = self._asked(message)
             await self._finish(self._unload(repository, name))
         return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)

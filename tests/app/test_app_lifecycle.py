@@ -197,6 +197,5 @@ def test_a_certificate_that_is_none_ends_the_start(configure, tmp_path):
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).write_text("nothing")
     tls = {"tls_certificate": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
-    sidecar = Sidecar(configure(server=tls), lambda: 0.0)
     with pytest.raises(ConfigError, match="tls_certificate and tls_key are no PEM pair"):
-        asyncio.run(sidecar.start())
+        Sidecar(configure(server=tls), lambda: 0.0)

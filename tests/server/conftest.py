@@ -29,6 +29,7 @@ class Ledger:
         self.batches: list[int] = []
         self.queued: list[float] = []
         self.waiting: list[int] = []
+        self.nonfinite = 0
         self.answered = asyncio.Event()
 
     @property
@@ -51,6 +52,9 @@ class Ledger:
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self.waiting.append(requests)
+
+    def input_nonfinite(self, model: str, version: str, values: int) -> None:
+        self.nonfinite += values
 
 
 class Model:

@@ -9,7 +9,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from sidecar.errors import ConfigError
-from sidecar.server import security
+from sidecar.server import tls
+from sidecar.server.security import Tokens
 from sidecar.settings import ServerSettings
 
 
@@ -74,13 +75,13 @@ async def test_health_needs_no_token(serve, token_file):
 def test_an_empty_token_file_is_a_config_error(tmp_path, content):
     path = tmp_path / "empty"
     path.write_text(content)
-    with pytest.raises(ConfigError, match=r"server.token_file .*empty is empty, must hold the token"):
-        security.bearer_token(ServerSettings(token_file=path))
+    with pytest.raises(ConfigError, match="server.token_file is empty, must hold the token"):
+        Tokens(ServerSettings(token_file=path))
 
 
 def test_a_missing_token_file_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"server.token_file .*gone cannot be read: No such file"):
-        security.bearer_token(ServerSettings(token_file=tmp_path / "gone"))
+        Tokens(ServerSettings(token_file=tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("missing", ["tls_certificate", "tls_key"])
@@ -89,7 +90,7 @@ def test_a_missing_certificate_or_key_is_a_config_error(tmp_path, missing):
     there.write_text("x")
     files = {"tls_certificate": there, "tls_key": there, missing: tmp_path / "gone"}
     with pytest.raises(ConfigError, match=f"server.{missing} .*gone cannot be read"):
-        security.credentials(ServerSettings(**files))
+        tls.certificates(ServerSettings(**files))
 
 
 async def test_a_call_over_tls_comes_back(serve, certificate):
@@ -104,6 +105,6 @@ async def test_a_call_over_tls_comes_back(serve, certificate):
 
 
 async def test_a_certificate_that_is_none_is_a_config_error(serve, token_file):
-    with pytest.raises(ConfigError, match="tls_certificate and tls_key are no PEM pair"):
+    with pytest.raises(ConfigError, match="server.tls_certificate and tls_key are no PEM pair"):
         async with serve(tls_certificate=token_file, tls_key=token_file):
             pass
