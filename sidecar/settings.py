@@ -65,7 +65,8 @@ class ServerSettings(Section):
     reflection: let clients ask the gRPC port what services it has.
     max_message_bytes: largest request and reply; larger ones are refused before they are read whole.
     max_connections: most connections to one gRPC port; more are closed at once.
-    max_streams: most calls at a time over one connection; a client keeps further ones to itself.
+    max_streams: most calls at a time over one connection. A client keeps further ones to itself, and at the limit may
+        still see one refused as UNAVAILABLE: better to be above what queues hold.
     max_connection_seconds: how long a connection may last before its client is asked to make a new one, so that
         clients spread over new servers; 0: for ever.
     min_ping_seconds: how often a client may send keepalive pings; whoever does more is cut off.
@@ -91,7 +92,7 @@ class ServerSettings(Section):
     reflection: bool = False
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
-    max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
     max_connection_seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
     min_ping_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 10.0
     grace_seconds: Seconds = 10.0

@@ -8,8 +8,10 @@ HANDSHAKE_SECONDS = 10.0
 """TLS and the beginning of HTTP/2 must be over by then, and so must a client that sends nothing."""
 
 SILENCE_SECONDS = 60.0
-"""A client from which nothing came for so long is asked whether it is there, and has as long as that to answer."""
+"""A client from which nothing came for so long is asked whether it is there."""
+
 ANSWER_SECONDS = 20.0
+"""It has so long to answer before the connection is closed."""
 
 IDLE_SECONDS = 3600.0
 """A connection without a call for so long is closed; its client makes another when it needs one."""
@@ -35,7 +37,7 @@ def channel_arguments(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", METADATA_BYTES),
         ("grpc.server_handshake_timeout_ms", _milliseconds(HANDSHAKE_SECONDS)),
         ("grpc.keepalive_time_ms", _milliseconds(SILENCE_SECONDS)),
-        ("grpc.keepalive_timeout_ms", _milliseconds(ANSWER_SECONDS)),
+        ("grpc.http2.ping_timeout_ms", _milliseconds(ANSWER_SECONDS)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", _milliseconds(settings.min_ping_seconds)),
         ("grpc.http2.max_ping_strikes", PING_STRIKES),

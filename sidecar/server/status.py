@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from sidecar import errors, log
 
@@ -42,6 +43,7 @@ MAX_TEXT = 500
 
 
 UNFORESEEN = "the server failed; its log says why"
+UNREADABLE = "the message cannot be parsed"
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
@@ -50,6 +52,8 @@ def code_of(error: BaseException) -> grpc.StatusCode:
 
 def text_of(error: BaseException) -> str:
     """What the client may read of `error`; the log gets what it may not."""
+    if isinstance(error, DecodeError):
+        return UNREADABLE
     return str(error)[:MAX_TEXT] if isinstance(error, errors.RequestError) else UNFORESEEN
 
 
@@ -68,7 +72,7 @@ def log_failure(error: BaseException, metadata: Metadata, message: Any = None, m
         "code": code_of(error).name,
     }
     with log.request(fields):
-        if isinstance(error, errors.RequestError):
+        if isinstance(error, errors.RequestError | DecodeError):
             access.warning("%s", text_of(error))
         else:
             logger.error("a call failed for a reason nobody foresaw", exc_info=error)
@@ -100,7 +104,7 @@ class ErrorsAsStatus:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception):
-            return  # nothing raised, or the call was cancelled and nobody listens
+        if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
+            return  # nothing raised, or the call was cancelled and nobody listens, or it has its status
         log_failure(error, self._context.invocation_metadata() or (), self._message)
         await self._context.abort(code_of(error), text_of(error))

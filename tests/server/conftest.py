@@ -195,8 +195,9 @@ def serve(ledger: Ledger, front_end: str) -> Serve:
         known = {(one.name, one.version) for one in servables}
         if repository:
             known |= {(name, one) for name, versions in repository.versions().items() for one in versions}
+        server_settings = ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings})
         server = Server(
-            ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings}),
+            server_settings,
             servables,
             dict.fromkeys(known, batching),
             ledger,
@@ -205,7 +206,8 @@ def serve(ledger: Ledger, front_end: str) -> Serve:
         )
         port = await server.start()
         try:
-            yield f"127.0.0.1:{port}"
+            host = server_settings.grpc_host
+            yield host if host.startswith("unix:") else f"127.0.0.1:{port}"
         finally:
             await server.stop()
 
