@@ -336,16 +336,16 @@ class Sidecar:
             watched,
             window,
             lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-            lambda: {name: problem for name, problem in self._stale().items() if problem},
+            lambda: [name for name, stale in self._stale().items() if stale],
             lambda: self._leaving,
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False
         self.grpc_port = self.http_port = 0
 
-    def _stale(self) -> dict[str, str]:
-        """Settings that name files -> why their new content is not used, "" where nothing is wrong."""
-        return {one.name: one.problem for one in self._grpc.files}
+    def _stale(self) -> dict[str, bool]:
+        """Settings that name files -> whether these have changed and cannot be used."""
+        return {one.name: bool(one.problem) for one in self._grpc.files}
 
     @property
     def models(self) -> list[Model]:

@@ -56,6 +56,8 @@ def _model(loaded: Settings, name: str | None) -> ModelSettings:
 @app.command()
 def serve(config: Config) -> None:
     """Serve the configured models until SIGTERM or SIGINT."""
+    # The core would write lines of its own into the log, of which clients can cause as many as they like.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import uvloop
 
     from sidecar.app import Sidecar
@@ -79,8 +81,10 @@ def serve(config: Config) -> None:
         loop.add_signal_handler(signal.SIGINT, interrupt)
         await sidecar.start()
         # One line on standard output, for people and for scripts that chose port 0.
+        host = server.grpc_host
         print(
-            f"sidecar ready: gRPC {server.grpc_host}:{sidecar.grpc_port}, HTTP {server.http_host}:{sidecar.http_port}",
+            f"sidecar ready: gRPC {host if host.startswith('unix:') else f'{host}:{sidecar.grpc_port}'}, "
+            f"HTTP {server.http_host}:{sidecar.http_port}",
             flush=True,
         )
         await leave.wait()

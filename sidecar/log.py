@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ class Console(Fields):
             **{name: printable(str(found.pop(name))) for name in ("time", "level", "logger", "message")}
         )
         exception = str(found.pop("exception", "")).splitlines()
-        pairs = [f"{name}={printable(str(value))}" for name, value in found.items()]
+        pairs = [f"{name}={_word(str(value))}" for name, value in found.items()]
         return "\n".join([" ".join([head, *pairs]), *(f"  | {printable(line)}" for line in exception)])
 
 
@@ -82,6 +83,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _word(value: str) -> str:
+    """As it stands where no reader could take it for anything but one value, else in quotes."""
+    return value if re.fullmatch(r"[\w.:/+-]+", value, re.ASCII) else json.dumps(value)
 
 
 class Limited(logging.Filter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 from typing import Any
 
@@ -35,13 +35,13 @@ def application(
     watched: Sequence[Watched],
     window_seconds: float,
     admits: Callable[[bytes | None], bool],
-    stale: Callable[[], Mapping[str, str]],
+    stale: Callable[[], Collection[str]],
     leaving: Callable[[], bool],
 ) -> Starlette:
     """The paths of the port; all but /livez and /readyz ask who is there.
 
     admits: whether a header `authorization`, or none, is good enough.
-    stale: settings of files whose new content cannot be used -> why. leaving: the server will stop soon.
+    stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
     """
 
     def metrics(request: Request) -> Response:
@@ -67,7 +67,7 @@ def application(
             for source, telemetry in ((source, source.status()) for source in tuple(watched))
         ]
         ready = not leaving() and all(model["ready"] for model in models)
-        answer = {"ready": ready, "stopping": leaving(), "models": models, "files": dict(stale())}
+        answer = {"ready": ready, "stopping": leaving(), "stale_files": list(stale()), "models": models}
         return JSONResponse(answer, status_code=200 if ready else 503)
 
     def status(_: Request) -> Response:

@@ -12,9 +12,9 @@ from sidecar.export import catalogue
 
 
 class StaleFiles(Collector):
-    """stale: the settings that name files -> why their new content is not used, "" where nothing is wrong."""
+    """stale: the settings that name files -> whether these have changed and cannot be used."""
 
-    def __init__(self, stale: Callable[[], Mapping[str, str]]) -> None:
+    def __init__(self, stale: Callable[[], Mapping[str, bool]]) -> None:
         self._stale = stale
 
     def describe(self) -> Iterator[Family]:
@@ -24,6 +24,6 @@ class StaleFiles(Collector):
     def collect(self) -> Iterator[Family]:
         metric = catalogue.FILES_STALE
         family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-        for name, problem in self._stale().items():
-            family.add_metric([name], bool(problem))
+        for name, stale in self._stale().items():
+            family.add_metric([name], stale)
         yield family

@@ -20,15 +20,13 @@ def browse(export):
     """`async with browse(*watched) as http:` a client of the application over these models."""
 
     @asynccontextmanager
-    async def browse(*watched, token=None, stale=None, leaving=False):
+    async def browse(*watched, token=None, stale=(), leaving=False):
         tokens = Tokens(ServerSettings(token=token))
 
         def admits(authorization):
             return tokens.role(authorization) is not Role.NOBODY
 
-        app = application(
-            export(*watched).registry, watched, WINDOW, admits, lambda: stale or {}, lambda: leaving
-        )
+        app = application(export(*watched).registry, watched, WINDOW, admits, lambda: stale, lambda: leaving)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
             yield http

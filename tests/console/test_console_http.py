@@ -221,3 +221,17 @@ async def test_a_token_need_not_be_ascii(browse, fixed_model):
 async def test_probes_need_no_token(browse, fixed_model, path):
     async with browse(fixed_model, token="s3cret") as http:
         assert (await http.get(path)).status_code == 200
+
+
+async def test_a_server_that_is_about_to_stop_is_not_ready_and_still_live(browse, fixed_model):
+    async with browse(fixed_model, leaving=True) as http:
+        reply = await http.get("/readyz")
+        assert (await http.get("/livez")).status_code == 200
+    assert (reply.status_code, reply.json()["ready"], reply.json()["stopping"]) == (503, False, True)
+
+
+async def test_a_certificate_that_could_not_be_renewed_is_told_and_does_not_make_unready(browse, fixed_model):
+    async with browse(fixed_model, stale=["tls_certificate, tls_key"]) as http:
+        reply = await http.get("/readyz")
+    assert reply.status_code == 200
+    assert reply.json()["stale_files"] == ["tls_certificate, tls_key"]

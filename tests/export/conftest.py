@@ -118,7 +118,7 @@ class Exported:
     def __init__(self, *watched: Watched, max_series: int = 2000) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(ActivationCollector(watched, WINDOW, max_series))
-        self.registry.register(StaleFiles(lambda: {"token_file": "", "tls_certificate, tls_key": "gone"}))
+        self.registry.register(StaleFiles(lambda: {"token_file": False, "tls_certificate, tls_key": True}))
         self.serving = ServingMetrics([(one.model, one.version) for one in watched], self.registry)
 
     def samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:
