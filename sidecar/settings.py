@@ -112,7 +112,7 @@ class ServerSettings(Section):
     @classmethod
     def _says_something(cls, token: SecretStr | None) -> SecretStr | None:
         if token is not None and not token.get_secret_value().strip():
-            raise ValueError("is empty, must hold the token")
+            raise ValueError("must not be empty")
         return token
 
     @model_validator(mode="after")

@@ -109,6 +109,10 @@ class Call:
         if not (await self._batch(*self._head(), send)).success:
             raise asyncio.InvalidStateError("the call is over")
 
+    def refuse(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call without a reply. May be called on any thread."""
+        self._end(code, details)
+
     def receive(self, handler: Handler) -> None:
         """Wait for the one message of a call with one, then spawn its handler. May be called on any thread."""
         self._handler = handler

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from sidecar.server.parsing import Parsing
+from sidecar.server.security import Authorise, Guard
 
 _log = logging.getLogger("sidecar.server")
 
@@ -21,16 +22,18 @@ def tested() -> bool:
     return grpc.__version__.startswith(TESTED)
 
 
-def create(
-    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]], options: Sequence[tuple[str, Any]]
-) -> Any:
-    """A server of the running event loop, that is used like grpc.aio's."""
+def create(authorise: Authorise | None, options: Sequence[tuple[str, Any]]) -> Any:
+    """A server of the running event loop, that is used like grpc.aio's.
+
+    authorise: asked about every call; None where everybody may call everything.
+    """
     if not tested():
         _log.info(
             "grpcio %s was not tested: its own server serves, at about half the speed", grpc.__version__
         )
-        return grpc.aio.server(interceptors=[*interceptors, Parsing()], options=options)
+        guards = [Guard(authorise)] if authorise else []
+        return grpc.aio.server(interceptors=[*guards, Parsing()], options=options)
     # Here, because another grpcio may lack what it imports.
     from sidecar.server.completion import CompletionServer
 
-    return CompletionServer(interceptors, options)
+    return CompletionServer(authorise, options)

@@ -62,6 +62,10 @@ class Tokens:
         self._clients, self._admins = by_name.get("token_file"), by_name.get("admin_token_file")
         self._fixed = (_hash(settings.token.get_secret_value().strip().encode()),) if settings.token else ()
 
+    def __bool__(self) -> bool:
+        """Whether there are any, so that anybody is asked for one."""
+        return bool(self.files or self._fixed)
+
     def role(self, authorization: str | bytes | None) -> Role:
         """What `Bearer <token>` (RFC 6750, 2.1) admits to; None where the call had no such thing."""
         clients = self._clients.value if self._clients else self._fixed
@@ -90,13 +94,18 @@ class Access:
         """An `Authorise`."""
         if method.startswith(OPEN_SERVICES):
             return None
-        given = [value for name, value in metadata if name == "authorization"]
-        role = self._tokens.role(given[0] if len(given) == 1 else None)
+        role = self._role(metadata)
         if role is Role.NOBODY:
             return UnauthenticatedError(
                 "metadata must carry `authorization: Bearer <token>` with a valid token"
             )
         return self._admin_refusal(role) if method in ADMIN_METHODS else None
+
+    def _role(self, metadata: Metadata) -> Role:
+        if not self._tokens:
+            return Role.ADMIN
+        given = [value for name, value in metadata if name == "authorization"]
+        return self._tokens.role(given[0] if len(given) == 1 else None)
 
     def _admin_refusal(self, role: Role) -> ForbiddenError | None:
         if self._elsewhere:

@@ -23,7 +23,7 @@ from sidecar.server.memory import Regions, SharedMemoryService
 from sidecar.server.metadata import MetadataService
 from sidecar.server.models import Models
 from sidecar.server.repository import RepositoryService
-from sidecar.server.security import Access, Authorise, Guard, Tokens
+from sidecar.server.security import Access, Authorise, Tokens
 from sidecar.server.service import InferenceService
 from sidecar.server.statistics import Statistics
 from sidecar.server.status import Metadata, log_failure
@@ -102,9 +102,7 @@ class Server:
         return port
 
     def _listener(self, access: Access) -> Any:
-        server = listener.create(
-            interceptors=[Guard(_logged(access.authorise))], options=limits.channel_arguments(self._settings)
-        )
+        server = listener.create(_logged(access.authorise), limits.channel_arguments(self._settings))
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
