@@ -25,8 +25,14 @@ def configure(settings: LogSettings, stream: IO[str]) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Json() if settings.format == "json" else Console())
     handler.addFilter(Limited(("sidecar.access", "uvicorn.error"), per_second=10, burst=100))
+    handler.addFilter(_quotes_no_metadata)
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
+
+
+def _quotes_no_metadata(record: logging.LogRecord) -> bool:
+    """grpcio writes down metadata that it cannot decode: a client's secret, perhaps, and as often as it is sent."""
+    return not (record.name.startswith("grpc.") and str(record.msg).startswith("Invalid encoding on"))
 
 
 @contextmanager

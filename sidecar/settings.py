@@ -138,7 +138,7 @@ class ServerSettings(Section):
         if exposed and not guarded and not self.insecure:
             raise ValueError(
                 f"{exposed[0]} is reachable from other machines: set tls_certificate, tls_key and "
-                "token_file, or insecure = true if something else guards the port"
+                "token_file or token, or insecure = true if something else guards the port"
             )
         return self
 

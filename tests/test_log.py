@@ -7,12 +7,14 @@ import json
 import logging
 import re
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar import log
 from sidecar.settings import LogSettings
+from tests.server import http2
 
 
 @pytest.fixture
@@ -147,3 +149,16 @@ def test_the_number_of_lines_left_out_stands_in_the_next_one(written):
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert 100 <= len(lines) <= 110
     assert [line["message"] for line in lines[:100]] == [str(number) for number in range(100)]
+
+
+async def test_metadata_that_grpcio_cannot_read_is_not_written(written):
+    """Over a real port, because the words are grpcio's."""
+    stream = written("json", level="debug")
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with http2.connect(f"127.0.0.1:{port}") as connection:
+        await connection.send(http2.PREFACE, http2.call(http2.LIVE, b"", ("authorization", b"s3cret \xff")))
+        await connection.frames(until=http2.HEADERS)
+    await server.stop(None)
+    assert "s3cret" not in stream.getvalue()

@@ -40,7 +40,7 @@ def call(path, content=b"", *more, stream=1, compressed=False):
 
 
 def _string(value):
-    raw = value.encode()
+    raw = value if isinstance(value, bytes) else value.encode()
     if len(raw) < 127:
         return bytes((len(raw),)) + raw
     left, length = len(raw) - 127, bytes((127,))

@@ -235,3 +235,12 @@ async def test_nothing_is_left_of_hostile_calls(hold):
     gc.collect()
     running = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     assert running == []
+
+
+@pytest.mark.parametrize(
+    "value", [b"Bearer \xff\xfe", b"Bearer \x00", b"Bearer s3cret\r\nx: y", b"Bearer \xc3\xa9"]
+)
+async def test_a_token_that_is_no_text_is_refused(serve, token_file, value):
+    async with serve(token_file=token_file) as address:
+        frames = await answered(address, http2.call(http2.LIVE, b"", ("authorization", value)))
+    assert status(frames) == 16  # UNAUTHENTICATED
