@@ -87,8 +87,8 @@ to its folder. A key that does not exist, or a value that is not allowed, ends t
 and what is allowed; `sidecar check --config sidecar.toml` tells without serving.
 
 Whatever a client can reach beyond this machine must be guarded: a host other than loopback is refused unless
-`tls_certificate`, `tls_key` and `token_file` or `token` are set, or `insecure = true` says that something else guards the
-port. [Security](security.md) says what guards against what.
+`tls_certificate`, `tls_key` and `token_file` or `token` are set, or `insecure = true` says that something else guards
+the port. [Security](security.md) says what guards against what.
 """
 
 CONFIGURATION_HEAD = "| key | default | allowed | meaning |\n|---|---|---|---|\n"

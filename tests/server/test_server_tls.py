@@ -17,6 +17,7 @@ from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from sidecar.errors import ConfigError
 from sidecar.server import tls
+from sidecar.server.files import FromFiles
 from sidecar.settings import ServerSettings
 
 
@@ -210,6 +211,24 @@ def test_a_certificate_whose_key_is_still_the_old_one_waits_for_its_key(files, a
     found.refresh()
     assert found.value is not good
     assert found.problem == ""
+
+
+def test_files_that_change_while_they_are_read_are_read_again(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+    writes = iter(["newest"])
+
+    def make(content):
+        if content == b"new":
+            file.write_text(next(writes))
+        return content
+
+    found = FromFiles({"file": file}, make)
+    file.write_text("new")
+    found.refresh()
+    assert found.value == b"old"
+    found.refresh()
+    assert found.value == b"newest"
 
 
 def test_files_that_are_as_they_were_make_nothing_new(files):
