@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
 
-from sidecar.server.call import Call, Handler, Metadata
+from sidecar.server.call import Call, Direct, Handler, Metadata
 from sidecar.server.security import Authorise
 from sidecar.server.status import code_of, text_of
 
@@ -39,14 +39,17 @@ class CompletionServer:
     """Runs handlers of generated code as tasks of one event loop, unary and streaming.
 
     authorise: asked about every call before its message is read; None where everybody may call everything.
+    direct: methods, by path, that are tried without the loop first.
     """
 
     def __init__(
         self,
         authorise: Authorise | None,
         options: Sequence[tuple[str, Any]],
+        direct: Mapping[str, Direct],
     ) -> None:
         self._authorise = authorise
+        self._direct = direct
         self._core = cygrpc.Server(tuple(options), False)
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
@@ -174,7 +177,7 @@ class CompletionServer:
         elif handler.request_streaming:
             self.on_loop(lambda _: self.spawn(call, call.run(handler)), None)
         else:
-            call.receive(handler)
+            call.receive(handler, self._direct.get(call.method))
 
     def _of_generic(self, details: CallDetails) -> Handler | None:
         return next((found for one in self._generic if (found := one.service(details)) is not None), None)

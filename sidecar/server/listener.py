@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -22,10 +22,13 @@ def tested() -> bool:
     return grpc.__version__.startswith(TESTED)
 
 
-def create(authorise: Authorise | None, options: Sequence[tuple[str, Any]]) -> Any:
+def create(
+    authorise: Authorise | None, options: Sequence[tuple[str, Any]], direct: Mapping[str, Any] | None = None
+) -> Any:
     """A server of the running event loop, that is used like grpc.aio's.
 
     authorise: asked about every call; None where everybody may call everything.
+    direct: methods, by path, that our server need not bring to the loop; see `call.Direct`.
     """
     if not tested():
         _log.info(
@@ -36,4 +39,4 @@ def create(authorise: Authorise | None, options: Sequence[tuple[str, Any]]) -> A
     # Here, because another grpcio may lack what it imports.
     from sidecar.server.completion import CompletionServer
 
-    return CompletionServer(authorise, options)
+    return CompletionServer(authorise, options, direct or {})

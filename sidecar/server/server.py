@@ -102,7 +102,11 @@ class Server:
         return port
 
     def _listener(self, access: Access) -> Any:
-        server = listener.create(_logged(access.authorise), limits.channel_arguments(self._settings))
+        server = listener.create(
+            _logged(access.authorise),
+            limits.channel_arguments(self._settings),
+            {f"/{SERVICE}/ModelInfer": self._service.infer_directly},
+        )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import grpc
@@ -106,7 +107,7 @@ async def echo():
 
 @pytest.fixture
 async def server(echo):
-    server = CompletionServer(None, [])
+    server = CompletionServer(None, [], {})
     server.add_registered_method_handlers("test.Echo", echo.handlers())
     server.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -161,7 +162,7 @@ async def test_a_message_that_cannot_be_parsed_is_refused_without_running_anythi
             echo.one, request_deserializer=health_pb2.HealthCheckRequest.FromString
         )
     }
-    server = CompletionServer(None, [])
+    server = CompletionServer(None, [], {})
     server.add_registered_method_handlers("test.Echo", handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -267,7 +268,7 @@ async def test_a_call_that_is_not_authorised_is_refused_before_its_message_is_re
     def authorise(method, metadata):
         return None if dict(metadata).get("key") == "right" else ForbiddenError(f"no {method}")
 
-    server = CompletionServer(authorise, [])
+    server = CompletionServer(authorise, [], {ECHO + "wait": None})
     server.add_registered_method_handlers("test.Echo", echo.handlers())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -280,6 +281,69 @@ async def test_a_call_that_is_not_authorised_is_refused_before_its_message_is_re
             assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     await server.stop(5.0)
     assert echo.seen == [b"a"]
+
+
+class Directly:
+    """A `call.Direct` that answers on a thread of its own what begins with "d", and leaves the rest.
+
+    given_up: the client of a call went away.
+    """
+
+    def __init__(self) -> None:
+        self.given_up, self.taken, self.calls = threading.Event(), threading.Event(), []
+
+    def __call__(self, message, call):
+        if not message.startswith(b"d"):
+            return False
+        self.calls.append(call)
+        if message == b"dwait":
+            call.give_up = lambda: (call.refuse(grpc.StatusCode.CANCELLED, ""), self.given_up.set())
+            self.taken.set()
+        elif message == b"dno":
+            threading.Thread(target=call.refuse, args=(grpc.StatusCode.NOT_FOUND, "none")).start()
+        else:
+            threading.Thread(target=call.respond, args=(message.upper(),)).start()
+        return True
+
+
+@pytest.fixture
+async def directly(echo):
+    direct = Directly()
+    server = CompletionServer(None, [], {ECHO + "one": direct})
+    server.add_registered_method_handlers("test.Echo", echo.handlers())
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield direct, channel.unary_unary(ECHO + "one"), server
+    await server.stop(5.0)
+    assert not server._calls
+
+
+async def test_a_call_may_be_answered_on_any_thread_without_the_loop(directly, echo):
+    _, one, _ = directly
+    assert await asyncio.gather(*(one(b"d%d" % number) for number in range(100))) == [
+        b"D%d" % number for number in range(100)
+    ]
+    with pytest.raises(grpc.aio.AioRpcError, match="none") as refused:
+        await one(b"dno")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert echo.seen == []
+
+
+async def test_a_call_that_is_not_taken_directly_goes_to_its_handler(directly, echo):
+    direct, one, _ = directly
+    assert await one(b"other") == b"other"
+    assert (direct.calls, echo.seen) == ([], [b"other"])
+
+
+async def test_who_took_a_call_directly_learns_that_its_client_is_gone(directly):
+    direct, one, _ = directly
+    call = one(b"dwait")
+    waiting = asyncio.ensure_future(call)
+    await asyncio.to_thread(direct.taken.wait, 60)
+    call.cancel()
+    assert await asyncio.to_thread(direct.given_up.wait, 60)
+    await asyncio.wait([waiting])
 
 
 async def test_many_calls_at_once_each_get_their_own_reply(channel):
@@ -300,6 +364,6 @@ def test_the_pinned_grpcio_is_a_tested_one():
 
 
 async def test_a_port_that_is_taken_is_an_error(server):
-    second = CompletionServer(None, [("grpc.so_reuseport", 0)])
+    second = CompletionServer(None, [("grpc.so_reuseport", 0)], {})
     with pytest.raises(RuntimeError, match="cannot listen"):
         second.add_insecure_port(f"127.0.0.1:{server.port}")
