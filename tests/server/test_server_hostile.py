@@ -36,9 +36,7 @@ def hold(serve, model, make_servable, fp32_spec, monkeypatch):
     async def hold(**settings):
         async def probe(channel):
             while True:
-                await within_a_second(
-                    health_pb2_grpc.HealthStub(channel).Check, health_pb2.HealthCheckRequest()
-                )
+                await soon(health_pb2_grpc.HealthStub(channel).Check, health_pb2.HealthCheckRequest(), 1)
 
         async with (
             serve(make_servable(model.execute, [fp32_spec]), **settings) as address,
