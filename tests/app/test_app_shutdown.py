@@ -45,7 +45,7 @@ async def process(folder, delay):
     """`sidecar serve` in a process of its own: the process, and its two ports."""
     config = folder / "sidecar.toml"
     config.write_text(CONFIG.format(delay=delay))
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     served = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "sidecar.cli", "serve", "--config", str(config),
         env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -82,7 +82,7 @@ class Clients:
 
             async def one():
                 while self.ready:
-                    await stub.ModelInfer(infer_message(), timeout=20)
+                    await stub.ModelInfer(infer_message(), timeout=30)
                     self.answered += 1
 
             await asyncio.gather(*(one() for _ in range(8)))
@@ -106,6 +106,14 @@ async def poll(url, clients):
         clients.ready = False
 
 
+async def errors_of(served, seconds):
+    """What a process that is about to end wrote; of one that does not end, where its threads are."""
+    reading = asyncio.create_task(served.communicate())
+    if not (await asyncio.wait([reading], timeout=seconds))[0]:
+        served.send_signal(signal.SIGABRT)
+    return (await reading)[1].decode()
+
+
 async def stop_under_load(folder, follow, delay):
     """Requests answered; any that failed is raised."""
     async with process(folder, delay) as (served, address, url):
@@ -117,8 +125,7 @@ async def stop_under_load(folder, follow, delay):
             assert not sending.done(), sending.result()
         served.send_signal(signal.SIGTERM)
         await asyncio.gather(sending, following)
-        async with asyncio.timeout(20):
-            errors = (await served.communicate())[1].decode()
+        errors = await errors_of(served, 60)
         assert served.returncode == 0, errors
         lines = [json.loads(line) for line in errors.splitlines()]
         assert [line for line in lines if line["level"] in ("warning", "error")] == []
@@ -137,10 +144,9 @@ async def test_a_hundred_times_sigterm_under_load_loses_no_request(tmp_path):
 
 
 async def test_ctrl_c_does_not_wait_for_anybody(tmp_path):
-    async with process(tmp_path, 60) as (served, _, _):
+    async with process(tmp_path, 600) as (served, _, _):
         before = time.monotonic()
         served.send_signal(signal.SIGINT)
-        async with asyncio.timeout(15):
-            await served.communicate()
-        assert served.returncode == 0
-        assert time.monotonic() - before < 15
+        errors = await errors_of(served, 60)
+        assert served.returncode == 0, errors
+        assert time.monotonic() - before < 60
