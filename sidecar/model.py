@@ -11,6 +11,7 @@ from sidecar.capture import Governor, Spending
 from sidecar.errors import InferenceError, ModelError
 from sidecar.export.activations import Watched
 from sidecar.observation import Observation, observe
+from sidecar.runtime import Runtime
 from sidecar.runtime.executor import Executor
 from sidecar.runtime.memory import OUT_OF_MEMORY, must_fit
 from sidecar.runtime.trial import warm_up
@@ -25,11 +26,14 @@ STOP_SECONDS = 5.0
 class Model:
     """Loaded, warmed up and checked when it is made.
 
+    loaded: what runs it, where it is there already.
     detail: why it is not observed, "" if it is. load_seconds: what making it took.
     Raises ConfigError, ModelError or BaselineError.
     """
 
-    def __init__(self, settings: ModelSettings, everything: Settings, clock: Clock) -> None:
+    def __init__(
+        self, settings: ModelSettings, everything: Settings, clock: Clock, loaded: Runtime | None = None
+    ) -> None:
         started = time.perf_counter()
         self.settings = settings
         self.batched = settings.batching.max_rows > 0
@@ -37,7 +41,7 @@ class Model:
         self.observation: Observation | None = None
         self.governor = Governor(everything.capture, self._spending, clock)
         with must_fit(settings.name):
-            self.runtime = runtime.load(settings)
+            self.runtime = loaded or runtime.load(settings)
             usual = warm_up(self.runtime, settings)
         if everything.capture.enabled:
             self._observe(everything, clock)
