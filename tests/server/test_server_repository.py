@@ -116,6 +116,7 @@ async def test_a_version_is_closed_only_after_what_other_threads_found_is_queued
     monkeypatch.setattr(Batcher, "close", lambda batcher: (order.append("close"), close(batcher))[1])
     async with connect() as client:
         await client.load_model("echo", config=policy(specific={"versions": ["1"]}))
+        order.clear()
         await client.unload_model("echo")
         assert order == ["settle", "close"]
 
