@@ -16,6 +16,8 @@ from tritonclient.utils import InferenceServerException
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from sidecar.errors import InvalidInputError, LoadError, UnsupportedError
+from sidecar.server.batching import Batcher
+from sidecar.server.models import Models
 from sidecar.server.repository import asked_policy, chosen_versions
 from sidecar.types import Lineup, VersionPolicy
 
@@ -106,6 +108,17 @@ async def test_unloading_answers_what_waits_and_then_releases(connect, shelf):
         await unloading
         assert [each.version for each in shelf.released] == ["1"]
         assert (await states(client))["echo", "1"] == ("UNAVAILABLE", "unloaded")
+
+
+async def test_a_version_is_closed_only_after_what_other_threads_found_is_queued(connect, monkeypatch):
+    order, settle, close = [], Models.settle, Batcher.close
+    monkeypatch.setattr(Models, "settle", lambda models: (order.append("settle"), settle(models))[1])
+    monkeypatch.setattr(Batcher, "close", lambda batcher: (order.append("close"), close(batcher))[1])
+    async with connect() as client:
+        await client.load_model("echo", config=policy(specific={"versions": ["1"]}))
+        order.clear()
+        await client.unload_model("echo")
+        assert order == ["settle", "close"]
 
 
 async def test_while_a_version_loads_the_one_before_answers(connect, shelf):
