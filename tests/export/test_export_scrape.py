@@ -155,6 +155,7 @@ def test_layers_are_plain_integers_and_nobody_is_a_label(export, fixed_model):
         "reason",
         "part",
         "code",
+        "setting",
         "le",
         "state",
     }
