@@ -7,7 +7,7 @@ GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test test-gpu bench-gpu test-full bench bench-serving tools clean
+.PHONY: help demo check format test test-gpu bench-gpu test-full bench bench-serving fuzz tools clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -43,6 +43,9 @@ tools: $(READY) ## Prometheus and Alertmanager into .tools/, without root
 
 test: $(READY) tools ## all tests but the slow ones and those for a GPU
 	$(PYTEST) -m 'not slow and not gpu' $(ARGS)
+
+fuzz: $(READY) ## requests that are nearly right, many more of them than in the tests; EXAMPLES=15000 each
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),15000) $(PYTEST) tests/server/test_server_fuzz.py $(ARGS)
 
 test-gpu: $(GPU_READY) ## the tests that need a GPU; GPU_PYTHON=python3 where that has torch, triton and pytest
 	$(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini tests/gpu $(ARGS)

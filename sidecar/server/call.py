@@ -11,8 +11,11 @@ from functools import partial
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
+
+from sidecar.errors import RequestError
+from sidecar.server.parsing import parse
+from sidecar.server.status import code_of, text_of
 
 _log = logging.getLogger("sidecar.server")
 
@@ -142,11 +145,8 @@ class Call:
             self._reply(await handler.unary_unary(request, self))
 
     def _parsed(self, raw: bytes | None) -> Any:
-        try:
-            return _converted(raw, self._handler.request_deserializer)
-        except DecodeError as error:
-            self._code, self._details = grpc.StatusCode.INTERNAL, "the message cannot be parsed"
-            raise grpc.aio.AbortError from error
+        deserialize = self._handler.request_deserializer
+        return raw if raw is None or deserialize is None else parse(deserialize, raw)
 
     async def _messages(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not EOF:
@@ -174,6 +174,8 @@ class Call:
             self._end(grpc.StatusCode.CANCELLED, "cancelled")
         elif isinstance(error := task.exception(), grpc.aio.AbortError):
             self._end(self._code, self._details)
+        elif isinstance(error, RequestError):
+            self._end(code_of(error), text_of(error))
         else:
             _log.error("a handler of %s failed", self.method, exc_info=error)
             self._end(grpc.StatusCode.UNKNOWN, "the server failed; its log says why")

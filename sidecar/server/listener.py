@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 
+from sidecar.server.parsing import Parsing
+
 _log = logging.getLogger("sidecar.server")
 
 TESTED = ("1.85.",)
@@ -27,7 +29,7 @@ def create(
         _log.info(
             "grpcio %s was not tested: its own server serves, at about half the speed", grpc.__version__
         )
-        return grpc.aio.server(interceptors=interceptors, options=options)
+        return grpc.aio.server(interceptors=[*interceptors, Parsing()], options=options)
     # Here, because another grpcio may lack what it imports.
     from sidecar.server.completion import CompletionServer
 
