@@ -1,4 +1,4 @@
-"""What becomes of a message that cannot be parsed: grpc.aio would blame itself, with a traceback in the log for each."""
+"""Messages that cannot be parsed, for which grpc.aio blames itself, with a traceback in the log for each."""
 
 from __future__ import annotations
 

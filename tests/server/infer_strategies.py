@@ -1,4 +1,4 @@
-"""Strategies of ModelInfer requests that are right but for a few things, and of bytes that are nearly such a request."""
+"""Strategies of ModelInfer requests that are right but for a few things, and of bytes that nearly are one."""
 
 from __future__ import annotations
 

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
 import grpc
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -133,10 +133,7 @@ async def test_every_message_of_a_stream_gets_its_reply_in_turn(channel, message
 async def test_any_bytes_in_a_stream_end_it_with_a_status_or_get_a_reply(channel, raw):
     call = channel.stream_stream(METHOD + "ModelStreamInfer")(iter([raw]), timeout=10)
     replies = 0
-    try:
+    with contextlib.suppress(grpc.aio.AioRpcError):
         async for _ in call:
             replies += 1
-    except grpc.aio.AioRpcError as failed:
-        assert (failed.code().name, replies) == ("INVALID_ARGUMENT", 0), failed.details()
-    else:
-        assert replies == 1
+    assert ((await call.code()).name, replies) in {("OK", 1), ("INVALID_ARGUMENT", 0)}
