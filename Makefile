@@ -7,7 +7,7 @@ GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test test-gpu bench-gpu test-full bench bench-serving fuzz tools clean
+.PHONY: help demo check format test test-gpu bench-gpu test-full bench bench-serving bench-overload fuzz tools clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -61,6 +61,9 @@ bench: $(READY) ## the benchmarks: ratios side by side, JSON in build/bench/
 
 bench-serving: $(READY) ## beside MLServer, Triton and bare grpc.aio; installs the peers under build/bench/venvs
 	$(BIN)/python -m tests.bench serving
+
+bench-overload: $(READY) ## three times capacity for a minute, 20,000 unwanted requests, 100 restarts under load
+	$(BIN)/python -m tests.bench overload
 
 clean: ## remove everything that was built here
 	rm -rf .venv .tools build .mypy_cache .ruff_cache .pytest_cache .hypothesis
