@@ -17,17 +17,19 @@ T = TypeVar("T")
 class ModelThread:
     """Runs functions one after the other, a third faster for the caller than ThreadPoolExecutor of one thread.
 
-    prepare: called once on the thread, before all else. A daemon, so that a model that hangs cannot keep the
-    process from ending.
+    prepare: called once on the thread, before all else. It begins with the first function, so that a model which is
+    built and never runs leaves no thread behind; a daemon, so that one that hangs cannot keep the process from ending.
     """
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self._jobs: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        threading.Thread(target=self._work, args=(prepare,), name="sidecar-model", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, args=(prepare,), name="sidecar-model", daemon=True)
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """A future of the running loop, for what `function` will return or raise."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._thread.ident is None:
+            self._thread.start()
         self._jobs.put((future, partial(function, *args, **kwargs)))
         return future
 
