@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
 from sidecar.errors import ConfigError
 from sidecar.server import admin, listener, security
 from sidecar.server.batching import Batcher
+from sidecar.server.health import Health
 from sidecar.server.memory import Regions, SharedMemoryService
 from sidecar.server.metadata import MetadataService
 from sidecar.server.models import Models
@@ -28,6 +29,7 @@ from sidecar.types import Clock, Repository, Servable, ServingObserver
 logger = logging.getLogger("sidecar.server")
 
 SERVICE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
 
 
 class Server:
@@ -71,7 +73,7 @@ class Server:
     async def start(self) -> int:
         """Listen, and return the port. Raises ConfigError where address or certificate cannot be used."""
         limit = self._settings.max_message_bytes
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+        self._health = Health()
         self._grpc = listener.create(
             interceptors=[security.BearerToken(self._token)] if self._token else [],
             options=[
@@ -84,7 +86,7 @@ class Server:
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if self._settings.reflection:
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
                 reflection.aio.ReflectionServicer(names, _described_services()),  # type: ignore[attr-defined]
                 self._grpc,
@@ -108,6 +110,7 @@ class Server:
         self._service.stopping = True
         self._service.streams.close()
         await self._health.enter_graceful_shutdown()
+        self._health.close()
         await self._grpc.stop(self._settings.grace_seconds)
         try:
             async with asyncio.timeout(self._settings.grace_seconds):

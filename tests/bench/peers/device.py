@@ -6,7 +6,7 @@ import time
 import torch
 from torch import nn
 
-SECONDS = 0.016
+SECONDS = 0.032
 WIDTH = 16
 
 
@@ -19,10 +19,10 @@ class Device(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Identity()
-        self._log = open(os.environ["DEVICE_LOG"], "a", buffering=1)  # noqa: SIM115 - until the process ends
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first = x[:, 0].tolist()
-        print(*(f"{value:.0f}" for value in first), file=self._log)
+        with open(os.environ["DEVICE_LOG"], "a") as log:
+            print(*(f"{value:.0f}" for value in first), file=log)
         time.sleep(max(SECONDS, -min(first)))
         return self.layer(x)
