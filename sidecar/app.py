@@ -18,6 +18,7 @@ from sidecar.drift import DriftMonitor, Reference
 from sidecar.errors import ConfigError, InferenceError, LoadError, ModelError, SidecarError
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.serving import ServingMetrics
+from sidecar.export.triton import TritonNames
 from sidecar.runtime import Runtime
 from sidecar.runtime.executor import Executor
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes, warm_up
@@ -318,12 +319,14 @@ class Sidecar:
         watched = self._versions.watched
         window = settings.drift.window_seconds
         registry.register(ActivationCollector(watched, window, settings.export.max_series))
-        names = [(model.name, model.version) for model in settings.models]
+        serving = ServingMetrics([(model.name, model.version) for model in settings.models], registry)
+        if settings.export.triton_names:
+            registry.register(TritonNames(serving))
         self._grpc = Server(
             settings.server,
             [model.servable for model in self.models],
             {(model.name, model.version): model.batching for model in settings.models},
-            ServingMetrics(names, registry),
+            serving,
             self._versions,
             clock,
         )

@@ -26,11 +26,15 @@ class SketchError(SidecarError):
 
 
 class RequestError(SidecarError):
-    """Root of what a client is told about its own request."""
+    """Root of what a client is told about its own request. reason: by which such errors are counted."""
+
+    reason = "other"
 
 
 class InvalidInputError(RequestError):
     """Name, shape, datatype or size of an input is not what the model takes."""
+
+    reason = "invalid"
 
 
 class UnknownModelError(RequestError):
@@ -40,17 +44,25 @@ class UnknownModelError(RequestError):
 class NotReadyError(RequestError):
     """The model exists and cannot answer now (loading, stopping)."""
 
+    reason = "not_ready"
+
 
 class OverloadedError(RequestError):
     """The queue is full; the request was refused before any work was done."""
+
+    reason = "queue_full"
 
 
 class ExpiredError(RequestError):
     """The client's deadline passed while the request waited."""
 
+    reason = "expired"
+
 
 class InferenceError(RequestError):
     """The model raised. The log has the reason; the client is told only that it failed."""
+
+    reason = "model"
 
 
 class UnsupportedError(RequestError):

@@ -234,9 +234,11 @@ class ExportSettings(Section):
     """What a scrape may cost.
 
     max_series: hard cap on time series of activations; taps beyond it are left out and counted.
+    triton_names: export the metrics of serving under the names of Triton Inference Server as well.
     """
 
     max_series: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
+    triton_names: bool = False
 
 
 class LogSettings(Section):

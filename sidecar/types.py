@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -74,11 +74,25 @@ class InferRequest:
     priority: int = 1
 
 
+class Cost(NamedTuple):
+    """What a batch took: seconds to put it together, in the model, and to take it apart; bytes of its tensors."""
+
+    assembly: float = 0.0
+    compute: float = 0.0
+    response: float = 0.0
+    input_bytes: int = 0
+    output_bytes: int = 0
+
+
+NO_COST = Cost()
+
+
 @dataclass(slots=True)
 class InferReply:
-    """Outputs by name, in the model's order."""
+    """Outputs by name, in the model's order. cost: of the whole batch."""
 
     outputs: Mapping[str, Tensor]
+    cost: Cost = NO_COST
 
 
 @dataclass(slots=True)
@@ -124,13 +138,13 @@ class ServingObserver(Protocol):
 
     def request_started(self, model: str, version: str) -> None: ...
 
-    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
-        """`code` is the gRPC status name, for example "OK" or "INVALID_ARGUMENT"."""
+    def request_finished(self, model: str, version: str, code: str, seconds: float, reason: str) -> None:
+        """`code` is the gRPC status name, for example "OK" or "INVALID_ARGUMENT", `reason` that of its error."""
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost, failed: bool
     ) -> None:
-        """`queued`: seconds that each of its requests waited. `seconds`: what the batch took from then on."""
+        """`queued`: seconds that each of its requests waited."""
 
     def queue_length(self, model: str, version: str, requests: int) -> None: ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -15,12 +15,19 @@ from prometheus_client.utils import floatToGoString
 
 from sidecar.export import catalogue
 from sidecar.export.catalogue import Metric
+from sidecar.types import Cost
 
 CODES = (
     "OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED",
     "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL",
 )  # fmt: skip
 """Status names exported from the start, at 0, so that the first failure is an increase."""
+
+
+REASONS = (
+    "cancelled", "expired", "invalid", "memory", "model", "not_ready", "other", "queue_full",
+)  # fmt: skip
+"""Why requests are not answered: `reason` of the classes in errors.py, and `cancelled` by the client."""
 
 
 class ServingMetrics(Collector):
@@ -30,7 +37,7 @@ class ServingMetrics(Collector):
     """
 
     def __init__(self, models: Iterable[tuple[str, str]], registry: CollectorRegistry) -> None:
-        self._models = {model: _Counts() for model in sorted(models)}
+        self.counts = {model: Counts() for model in sorted(models)}
         registry.register(self)
 
     def describe(self) -> Iterator[Family]:
@@ -38,49 +45,79 @@ class ServingMetrics(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Family]:
-        requests = CounterMetricFamily(**_named(catalogue.REQUESTS))
-        for model, counts in self._models.items():
-            for code, count in counts.requests.items():
-                requests.add_metric((*model, code), count)
-        yield requests
+        yield self._counters(catalogue.REQUESTS, lambda counts: counts.requests)
+        yield self._counters(catalogue.REJECTED, lambda counts: counts.rejected)
         yield self._histogram(catalogue.REQUEST_SECONDS, lambda counts: counts.seconds)
         yield self._histogram(catalogue.QUEUE_SECONDS, lambda counts: counts.queued)
+        yield self._histogram(catalogue.ASSEMBLY_SECONDS, lambda counts: counts.assembly)
+        yield self._histogram(catalogue.COMPUTE_SECONDS, lambda counts: counts.compute)
+        yield self._histogram(catalogue.RESPONSE_SECONDS, lambda counts: counts.response)
         yield self._histogram(catalogue.BATCH_ROWS, lambda counts: counts.rows)
+        yield self._counter(catalogue.INPUT_BYTES, lambda counts: counts.input_bytes)
+        yield self._counter(catalogue.OUTPUT_BYTES, lambda counts: counts.output_bytes)
         yield self._gauge(catalogue.IN_FLIGHT, lambda counts: counts.in_flight)
         yield self._gauge(catalogue.QUEUE_LENGTH, lambda counts: counts.queue)
 
-    def _histogram(self, metric: Metric, choose: Callable[[_Counts], _Histogram]) -> Family:
+    def _histogram(self, metric: Metric, choose: Callable[[Counts], _Histogram]) -> Family:
         family = HistogramMetricFamily(**_named(metric))
-        for model, counts in self._models.items():
+        for model, counts in self.counts.items():
             histogram = choose(counts)
             family.add_metric(model, histogram.cumulative(), histogram.sum)
         return family
 
-    def _gauge(self, metric: Metric, choose: Callable[[_Counts], int]) -> Family:
+    def _counter(self, metric: Metric, choose: Callable[[Counts], int]) -> Family:
+        family = CounterMetricFamily(**_named(metric))
+        for model, counts in self.counts.items():
+            family.add_metric(model, choose(counts))
+        return family
+
+    def _counters(self, metric: Metric, choose: Callable[[Counts], Mapping[str, int]]) -> Family:
+        family = CounterMetricFamily(**_named(metric))
+        for model, counts in self.counts.items():
+            for label, count in choose(counts).items():
+                family.add_metric((*model, label), count)
+        return family
+
+    def _gauge(self, metric: Metric, choose: Callable[[Counts], int]) -> Family:
         family = GaugeMetricFamily(**_named(metric))
-        for model, counts in self._models.items():
+        for model, counts in self.counts.items():
             family.add_metric(model, choose(counts))
         return family
 
     def request_started(self, model: str, version: str) -> None:
-        self._models[model, version].in_flight += 1
+        self.counts[model, version].in_flight += 1
 
-    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
-        counts = self._models[model, version]
+    def request_finished(self, model: str, version: str, code: str, seconds: float, reason: str) -> None:
+        counts = self.counts[model, version]
         counts.in_flight -= 1
         counts.seconds.observe(seconds)
         counts.requests[code if code in counts.requests else "INTERNAL"] += 1
+        if code == "OK":
+            counts.answered_seconds += seconds
+        else:
+            counts.rejected[reason if reason in counts.rejected else "other"] += 1
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost, failed: bool
     ) -> None:
-        counts = self._models[model, version]
+        counts = self.counts[model, version]
         counts.rows.observe(rows)
         for waited in queued:
             counts.queued.observe(waited)
+        if not failed:
+            counts.assembly.observe(cost.assembly)
+            counts.compute.observe(cost.compute)
+            counts.response.observe(cost.response)
+            counts.inferences += rows
+            counts.executions += 1
+            counts.shared = [
+                total + seconds * len(queued) for total, seconds in zip(counts.shared, cost[:3], strict=True)
+            ]
+            counts.input_bytes += cost.input_bytes
+            counts.output_bytes += cost.output_bytes
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
-        self._models[model, version].queue = requests
+        self.counts[model, version].queue = requests
 
 
 class _Histogram:
@@ -103,17 +140,31 @@ class _Histogram:
         return list(zip([*bounds, "+Inf"], accumulate(list(self._counts)), strict=True))
 
 
-class _Counts:
-    """The numbers of one model version."""
+class Counts:
+    """The numbers of one model version.
 
-    __slots__ = ("in_flight", "queue", "queued", "requests", "rows", "seconds")
+    answered_seconds: of requests that were answered. inferences, executions: rows and batches that did not fail.
+    shared: seconds of assembly, compute and response of those, each counted once for every request of the batch.
+    """
+
+    __slots__ = (
+        "answered_seconds", "assembly", "compute", "executions", "in_flight", "inferences", "input_bytes",
+        "output_bytes", "queue", "queued", "rejected", "requests", "response", "rows", "seconds", "shared",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.requests = dict.fromkeys(CODES, 0)
+        self.rejected = dict.fromkeys(REASONS, 0)
         self.seconds = _Histogram(catalogue.REQUEST_SECONDS.buckets)
         self.queued = _Histogram(catalogue.QUEUE_SECONDS.buckets)
+        self.assembly = _Histogram(catalogue.ASSEMBLY_SECONDS.buckets)
+        self.compute = _Histogram(catalogue.COMPUTE_SECONDS.buckets)
+        self.response = _Histogram(catalogue.RESPONSE_SECONDS.buckets)
         self.rows = _Histogram(catalogue.BATCH_ROWS.buckets)
-        self.in_flight = self.queue = 0
+        self.in_flight = self.queue = self.input_bytes = self.output_bytes = 0
+        self.inferences = self.executions = 0
+        self.answered_seconds = 0.0
+        self.shared = [0.0, 0.0, 0.0]
 
 
 def _named(metric: Metric) -> dict[str, Any]:

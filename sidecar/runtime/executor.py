@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sidecar.errors import InferenceError
 from sidecar.runtime import Runtime, concatenate
 from sidecar.runtime.thread import ModelThread
-from sidecar.types import InferReply, InferRequest, Recorder, Tensor
+from sidecar.types import Cost, InferReply, InferRequest, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
 
@@ -81,13 +81,25 @@ class Executor:
     def _reply(
         self, requests: Sequence[InferRequest], run: Run, observed: _Observed | None = None
     ) -> list[InferReply]:
+        began = time.perf_counter()
+        inputs = concatenate([request.inputs for request in requests])
         started = time.perf_counter()
         try:
-            outputs = run(concatenate([request.inputs for request in requests]))
+            outputs = run(inputs)
         finally:
-            took = time.perf_counter() - started
+            ended = time.perf_counter()
+            took = ended - began
             self.seconds += took
         replies = self._split(requests, outputs)
+        cost = Cost(
+            started - began,
+            ended - started,
+            time.perf_counter() - ended,
+            byte_count(inputs),
+            byte_count(outputs),
+        )
+        for reply in replies:
+            reply.cost = cost
         # A run that came back after it was abandoned says nothing about how long runs take.
         if observed is None or observed.claim():
             self._usual += 0.1 * (took - self._usual)
@@ -113,6 +125,14 @@ class Executor:
 
     def close(self) -> None:
         self._thread.close()
+
+
+def byte_count(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of all values; of a string, those it has."""
+    return sum(
+        sum(map(len, array.flat)) if (array := tensor.array).dtype.hasobject else array.nbytes
+        for tensor in tensors.values()
+    )
 
 
 class _Observed:

@@ -16,7 +16,7 @@ from types import TracebackType
 
 from sidecar.errors import ExpiredError, InferenceError, NotReadyError, OverloadedError
 from sidecar.settings import BatchingSettings
-from sidecar.types import Clock, InferReply, InferRequest, Servable, ServingObserver
+from sidecar.types import NO_COST, Clock, InferReply, InferRequest, Servable, ServingObserver
 
 logger = logging.getLogger("sidecar.server")
 
@@ -147,9 +147,11 @@ class Batcher:
     async def _run(self, batch: Sequence[_Waiting]) -> None:
         requests = [waiting.request for waiting in batch]
         started = self._clock()
-        servable = self.servable
+        servable, cost = self.servable, NO_COST
         with _Failure() as failure:
-            for waiting, reply in zip(batch, await self._execute(requests), strict=True):
+            replies = await self._execute(requests)
+            cost = replies[0].cost
+            for waiting, reply in zip(batch, replies, strict=True):
                 if not waiting.reply.done():
                     waiting.reply.set_result(reply)
         if failure.error is not None:
@@ -161,9 +163,8 @@ class Batcher:
                     waiting.reply.set_exception(InferenceError(f"model {servable.name!r} failed"))
         rows = sum(request.rows for request in requests)
         queued = [started - waiting.since for waiting in batch]
-        took = self._clock() - started
         failed = failure.error is not None
-        self._observer.batch_finished(servable.name, servable.version, rows, queued, took, failed)
+        self._observer.batch_finished(servable.name, servable.version, rows, queued, cost, failed)
 
     async def _execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
         replies = await self.servable.execute(requests)

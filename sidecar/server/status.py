@@ -40,6 +40,13 @@ def code_of(error: BaseException) -> grpc.StatusCode:
     return CODES.get(type(error), grpc.StatusCode.INTERNAL)
 
 
+def reason_of(error: BaseException) -> str:
+    """By which a failed request is counted: that of its error, or what became of its client."""
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    return error.reason if isinstance(error, errors.RequestError) else "other"
+
+
 def text_of(error: BaseException) -> str:
     """What the client may read of `error`; the log gets what it may not."""
     if isinstance(error, errors.RequestError):

@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.server.server import Server
 from sidecar.settings import BatchingSettings, ServerSettings
-from sidecar.types import DATATYPES, InferReply, InferRequest, Repository, Servable, Tensor, TensorSpec
+from sidecar.types import DATATYPES, Cost, InferReply, InferRequest, Repository, Servable, Tensor, TensorSpec
 
 Execute = Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
 
@@ -26,6 +26,8 @@ class Ledger:
         self.started: list[tuple[str, str]] = []
         self.finished: list[tuple[str, str, str]] = []
         self.seconds: list[float] = []
+        self.reasons: list[str] = []
+        self.costs: list[Cost] = []
         self.batches: list[int] = []
         self.queued: list[float] = []
         self.waiting: list[int] = []
@@ -38,19 +40,24 @@ class Ledger:
     def request_started(self, model: str, version: str) -> None:
         self.started.append((model, version))
 
-    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
+    def request_finished(self, model: str, version: str, code: str, seconds: float, reason: str) -> None:
         self.finished.append((model, version, code))
         self.seconds.append(seconds)
+        self.reasons.append(reason)
         self.answered.set()
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost, failed: bool
     ) -> None:
         self.batches.append(rows)
+        self.costs.append(cost)
         self.queued.extend(queued)
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self.waiting.append(requests)
+
+
+COST = Cost(assembly=1e-6, compute=2e-6, response=3e-6, input_bytes=8, output_bytes=4)
 
 
 class Model:
@@ -73,7 +80,7 @@ class Model:
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        return [InferReply(dict(request.inputs)) for request in requests]
+        return [InferReply(dict(request.inputs), COST) for request in requests]
 
 
 def servable(
