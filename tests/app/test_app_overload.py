@@ -75,7 +75,7 @@ def alive():
     return Counter(kind.__qualname__ for kind in ours) | Counter(tasks=len(asyncio.all_tasks()))
 
 
-async def rounds(client, held, unwanted, code):
+async def rounds(client, held, unwanted, code, reason):
     """Twice the same, after the second as much is left as after the first: `MANY` that wait and end with `code`."""
     left = []
     for _ in range(2):
@@ -92,6 +92,8 @@ async def rounds(client, held, unwanted, code):
         await until_in_flight(client, 0)
         left.append(alive())
     assert left[1] == left[0]
+    # One whose deadline passes on the way is not counted, for it never came.
+    assert 0 < (await client.metrics())("sidecar_rejected_requests_total", reason=reason) <= 2 * MANY
 
 
 async def expired(client):
@@ -112,16 +114,16 @@ async def cancelled(client):
 
 @pytest.mark.usefixtures("front_end")
 @pytest.mark.parametrize(
-    ("unwanted", "code"),
-    [(expired, "DEADLINE_EXCEEDED"), (cancelled, "CANCELLED")],
+    ("unwanted", "code", "reason"),
+    [(expired, "DEADLINE_EXCEEDED", "expired"), (cancelled, "CANCELLED", "cancelled")],
     ids=["expired", "cancelled"],
 )
 async def test_requests_that_nobody_waits_for_never_run_and_leave_nothing(
-    serve, configure, monkeypatch, unwanted, code
+    *, serve, configure, monkeypatch, unwanted, code, reason
 ):
     async with asyncio.timeout(60), serve(configure(capture={"enabled": False})) as client:
         held = Held(client.model.runtime, monkeypatch)
-        await rounds(client, held, unwanted, code)
+        await rounds(client, held, unwanted, code, reason)
 
 
 @pytest.mark.usefixtures("front_end")
@@ -140,3 +142,5 @@ async def test_a_full_queue_refuses_at_once_and_what_it_holds_is_answered(serve,
         assert await running == "OK"
         assert Counter(await asyncio.gather(*ends)) == {"OK": 16, "RESOURCE_EXHAUSTED": MANY - 16}
         assert len(held.ran) == 17
+        counted = await client.metrics()
+    assert counted("sidecar_rejected_requests_total", reason="queue_full") == MANY - 16
