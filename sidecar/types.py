@@ -41,11 +41,15 @@ DATATYPES: Mapping[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A model's input or output. `shape` includes the batch dimension; -1 means any size."""
+    """A model's input or output. `shape` includes the batch dimension; -1 means any size.
+
+    labels: of the values of a row, for those who ask for classes; may be fewer.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,14 @@ def test_a_relative_path_lies_in_the_folder_of_the_settings():
     assert resolve(**model(source=None, path="model.onnx")).models[0].path == Path("/etc/sidecar/model.onnx")
 
 
+def test_labels_lie_in_the_folder_of_the_settings_and_belong_to_outputs():
+    labelled = {**X, "name": "y", "labels": "classes.txt"}
+    (output,) = resolve(**model(outputs=[labelled])).models[0].outputs
+    assert output.labels == Path("/etc/sidecar/classes.txt")
+    with pytest.raises(ConfigError, match="input y has labels, which only outputs may have"):
+        resolve(**model(inputs=[labelled]))
+
+
 def test_models_must_be_given():
     with pytest.raises(ConfigError, match="models is missing and must be given"):
         settings.resolve({}, {}, base=Path())
