@@ -16,6 +16,8 @@ import pytest
 
 from sidecar._pb import open_inference_pb2 as pb
 
+pytestmark = pytest.mark.usefixtures("front_end")
+
 MANY = 200
 
 
@@ -34,11 +36,6 @@ class Held:
         self._loop.call_soon_threadsafe(self.entered.set)
         assert self.gate.wait(30)
         return self._plain(batch)
-
-
-@pytest.fixture(params=["completion queue", "grpc.aio"])
-def front_end(request, monkeypatch):
-    monkeypatch.setattr("sidecar.server.listener.tested", lambda: request.param != "grpc.aio")
 
 
 def message(number):
@@ -112,7 +109,6 @@ async def cancelled(client):
     return codes
 
 
-@pytest.mark.usefixtures("front_end")
 @pytest.mark.parametrize(
     ("unwanted", "code", "reason"),
     [(expired, "DEADLINE_EXCEEDED", "expired"), (cancelled, "CANCELLED", "cancelled")],
@@ -126,7 +122,6 @@ async def test_requests_that_nobody_waits_for_never_run_and_leave_nothing(
         await rounds(client, held, unwanted, code, reason)
 
 
-@pytest.mark.usefixtures("front_end")
 async def test_a_full_queue_refuses_at_once_and_what_it_holds_is_answered(serve, configure, monkeypatch):
     small = {"batching": {"max_rows": 8, "queue_requests": 16}}
     async with asyncio.timeout(60), serve(configure(small, capture={"enabled": False})) as client:

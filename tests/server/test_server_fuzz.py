@@ -103,6 +103,21 @@ async def test_a_valid_request_comes_back_as_it_went(channel, message):
 
 
 @fuzzed
+@given(message=requests())
+async def test_typed_and_raw_contents_of_every_datatype_get_the_same_bits(channel, message):
+    message.ClearField("outputs")
+    _, reply = await outcome(channel, message.SerializeToString())
+    first = pb.ModelInferResponse.FromString(reply)
+    given = dict(zip([entry.name for entry in first.outputs], first.raw_output_contents, strict=True))
+    message.ClearField("raw_input_contents")
+    for entry in message.inputs:
+        entry.ClearField("contents")
+        message.raw_input_contents.append(given[entry.name])
+    _, reply = await outcome(channel, message.SerializeToString())
+    assert pb.ModelInferResponse.FromString(reply).raw_output_contents == first.raw_output_contents
+
+
+@fuzzed
 @given(raw=wire(requests()))
 async def test_any_bytes_get_a_status_soon_and_the_next_request_its_reply(channel, raw):
     code, reply = await outcome(channel, raw)
