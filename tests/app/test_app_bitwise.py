@@ -10,7 +10,6 @@ import torch
 
 from sidecar._pb import open_inference_pb2 as pb
 
-
 pytestmark = pytest.mark.usefixtures("front_end")
 
 

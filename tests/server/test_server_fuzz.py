@@ -31,7 +31,7 @@ MODELS = {
 }  # fmt: skip
 
 fuzzed = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "300")),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "200")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
