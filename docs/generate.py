@@ -45,6 +45,7 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `model`, `version` | as configured; `-` stands for requests to a model that is not served |
 | `layer` | depth of the tap in the model, an integer from 0 |
 | `site` | where in the layer: `resid`, `attn_out`, `mlp_out`, `logits`, `stage`, or the module's name |
+| `method` | `ModelInfer`, `ModelStreamInfer`, `Check` or `Watch` of the health service, or `other` |
 | `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
 | `kind` | `nan`, `+inf` or `-inf` |
 | `rank` | 1 for the channel that moved most |

@@ -140,6 +140,9 @@ class Repository(Protocol):
 class ServingObserver(Protocol):
     """Where the server reports what it did. Called on the event loop; must be quick and never raise."""
 
+    def call_ended(self, method: str, code: str) -> None:
+        """Any call: the path of its method and the name of its gRPC status."""
+
     def request_started(self, model: str, version: str) -> None: ...
 
     def request_finished(self, model: str, version: str, code: str, seconds: float, reason: str) -> None:

@@ -39,6 +39,11 @@ class Metric:
 REQUESTS = Metric(
     "sidecar_requests_total", "counter", "Inference requests answered, by gRPC status.", (*MODEL, "code")
 )
+CALLS = Metric(
+    "sidecar_calls_total", "counter",
+    "gRPC calls ended, by method and status; all methods without a row of their own are `other`.",
+    ("method", "code"),
+)  # fmt: skip
 REQUEST_SECONDS = Metric(
     "sidecar_request_duration_seconds", "histogram",
     "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS,

@@ -24,6 +24,17 @@ CODES = (
 """Status names exported from the start, at 0, so that the first failure is an increase."""
 
 
+METHODS = {
+    "/inference.GRPCInferenceService/ModelInfer": "ModelInfer",
+    "/inference.GRPCInferenceService/ModelStreamInfer": "ModelStreamInfer",
+    "/grpc.health.v1.Health/Check": "Check",
+    "/grpc.health.v1.Health/Watch": "Watch",
+}
+"""Paths of methods -> what their calls are counted under; all others are `other`, so that nobody can add a label."""
+
+CALL_CODES = (*CODES, "FAILED_PRECONDITION", "PERMISSION_DENIED", "UNIMPLEMENTED", "UNKNOWN")
+"""Status names that a call can end with, unlike those of an inference request any method's."""
+
 REASONS = (
     "cancelled", "expired", "invalid", "memory", "model", "not_ready", "other", "queue_full",
 )  # fmt: skip
@@ -38,6 +49,7 @@ class ServingMetrics(Collector):
 
     def __init__(self, models: Iterable[tuple[str, str]], registry: CollectorRegistry) -> None:
         self.counts = {model: Counts() for model in sorted(models)}
+        self._calls = {(method, code): 0 for method in (*METHODS.values(), "other") for code in CALL_CODES}
         registry.register(self)
 
     def describe(self) -> Iterator[Family]:
@@ -45,6 +57,10 @@ class ServingMetrics(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Family]:
+        calls = CounterMetricFamily(**_named(catalogue.CALLS))
+        for labels, count in self._calls.items():
+            calls.add_metric(labels, count)
+        yield calls
         yield self._counters(catalogue.REQUESTS, lambda counts: counts.requests)
         yield self._counters(catalogue.REJECTED, lambda counts: counts.rejected)
         yield self._histogram(catalogue.REQUEST_SECONDS, lambda counts: counts.seconds)
@@ -83,6 +99,10 @@ class ServingMetrics(Collector):
         for model, counts in self.counts.items():
             family.add_metric(model, choose(counts))
         return family
+
+    def call_ended(self, method: str, code: str) -> None:
+        key = METHODS.get(method, "other"), code if code in CALL_CODES else "UNKNOWN"
+        self._calls[key] += 1
 
     def request_started(self, model: str, version: str) -> None:
         self.counts[model, version].in_flight += 1

@@ -36,6 +36,8 @@ class Server(Protocol):
 
     def spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None: ...
 
+    def count(self, method: str, code: str) -> None: ...
+
 
 _CORE_CODES: dict[grpc.StatusCode, Any] = {
     code: getattr(cygrpc.StatusCode, code.name.lower()) for code in grpc.StatusCode
@@ -184,6 +186,8 @@ class Call:
         status = cygrpc.SendStatusFromServerOperation(self._trailing, _CORE_CODES[code], details.encode(), 0)
         self._start(self._sent, *self._head(), *reply, status)
         self._over = True
+        expired = code is grpc.StatusCode.CANCELLED and self.time_remaining() == 0
+        self._server.count(self.method, "DEADLINE_EXCEEDED" if expired else code.name)
 
     def _sent(self, _event: Any) -> None:
         self._leave()

@@ -19,6 +19,7 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
 
 from sidecar.server.call import Call, Handler, Metadata
+from sidecar.server.counting import Ended, uncounted
 
 _log = logging.getLogger("sidecar.server")
 
@@ -40,7 +41,9 @@ class CompletionServer:
         self,
         interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
         options: Sequence[tuple[str, Any]],
+        ended: Ended = uncounted,
     ) -> None:
+        self.count = ended
         self._interceptors = interceptors
         self._core = cygrpc.Server(tuple(options), False)
         self._queue = cygrpc.CompletionQueue()

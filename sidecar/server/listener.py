@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from sidecar.server.counting import Counting, Ended, uncounted
 from sidecar.server.parsing import Parsing
 
 _log = logging.getLogger("sidecar.server")
@@ -22,15 +23,17 @@ def tested() -> bool:
 
 
 def create(
-    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]], options: Sequence[tuple[str, Any]]
+    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
+    options: Sequence[tuple[str, Any]],
+    ended: Ended = uncounted,
 ) -> Any:
-    """A server of the running event loop, that is used like grpc.aio's."""
+    """A server of the running event loop, that is used like grpc.aio's. ended: told of the end of every call."""
     if not tested():
         _log.info(
             "grpcio %s was not tested: its own server serves, at about half the speed", grpc.__version__
         )
-        return grpc.aio.server(interceptors=[*interceptors, Parsing()], options=options)
+        return grpc.aio.server(interceptors=[Counting(ended), *interceptors, Parsing()], options=options)
     # Here, because another grpcio may lack what it imports.
     from sidecar.server.completion import CompletionServer
 
-    return CompletionServer(interceptors, options)
+    return CompletionServer(interceptors, options, ended)

@@ -53,6 +53,7 @@ class Server:
         self._credentials = security.credentials(settings)
         self._token = security.bearer_token(settings)
         statistics = Statistics(observer, wall)
+        self._ended = observer.call_ended
 
         def batch(servable: Servable) -> Batcher:
             return Batcher(servable, batching[servable.name, servable.version], statistics)
@@ -82,6 +83,7 @@ class Server:
                 # Otherwise a second server on the same port starts in silence and takes half the traffic.
                 ("grpc.so_reuseport", 0),
             ],
+            ended=self._ended,
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

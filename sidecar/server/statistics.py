@@ -64,6 +64,7 @@ class Statistics:
         self._following = following
         self._clock = clock
         self._versions: defaultdict[tuple[str, str], _Version] = defaultdict(_Version)
+        self.call_ended = following.call_ended
         self.request_started = following.request_started
         self.queue_length = following.queue_length
 

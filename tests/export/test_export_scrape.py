@@ -33,6 +33,7 @@ def serve_some(serving):
     serving.request_finished("digits", "1", "OK", 0.0078125, "")
     serving.batch_finished("digits", "1", 3, [0.0, 0.03125], COST, False)
     serving.queue_length("digits", "1", 4)
+    serving.call_ended("/inference.GRPCInferenceService/ModelInfer", "OK")
 
 
 def test_a_scrape_is_the_golden_file(export, fixed_model, plain_model):
@@ -152,7 +153,19 @@ def test_layers_are_plain_integers_and_nobody_is_a_label(export, fixed_model):
     samples = export(fixed_model).samples()
     assert {labels["layer"] for labels, _ in samples["sidecar_activation_mean"]} == {"0", "1", "2"}
     used = {label for series in samples.values() for labels, _ in series for label in labels}
-    assert used == {"model", "version", "layer", "site", "kind", "rank", "reason", "part", "code", "le"}
+    assert used == {
+        "model",
+        "version",
+        "layer",
+        "site",
+        "kind",
+        "rank",
+        "reason",
+        "part",
+        "code",
+        "le",
+        "method",
+    }
 
 
 def test_a_module_name_that_needs_quoting_survives_a_scrape(export, fresh_model):
@@ -217,6 +230,19 @@ def test_a_bucket_counts_every_value_up_to_its_bound(values, on_bounds):
     assert registry.get_sample_value(f"{name}_sum", {"model": "m", "version": "1"}) == pytest.approx(
         sum(seen)
     )
+
+
+def test_a_call_is_counted_by_its_method_and_nobody_can_add_a_label(export, plain_model):
+    exported = export(plain_model)
+    exported.serving.call_ended("/inference.GRPCInferenceService/ModelInfer", "OK")
+    exported.serving.call_ended("/inference.GRPCInferenceService/ModelConfig", "OK")
+    exported.serving.call_ended("/made/up", "DATA_LOSS")
+    counted = [(labels, value) for labels, value in exported.samples()["sidecar_calls_total"] if value]
+    assert counted == [
+        ({"method": "ModelInfer", "code": "OK"}, 1),
+        ({"method": "other", "code": "OK"}, 1),
+        ({"method": "other", "code": "UNKNOWN"}, 1),
+    ]
 
 
 @pytest.mark.parametrize("reason", REASONS)

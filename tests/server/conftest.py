@@ -23,6 +23,7 @@ class Ledger:
     """A ServingObserver that writes everything down."""
 
     def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
         self.started: list[tuple[str, str]] = []
         self.finished: list[tuple[str, str, str]] = []
         self.seconds: list[float] = []
@@ -36,6 +37,9 @@ class Ledger:
     @property
     def codes(self) -> Counter[str]:
         return Counter(code for _, _, code in self.finished)
+
+    def call_ended(self, method: str, code: str) -> None:
+        self.calls[method.rpartition("/")[2], code] += 1
 
     def request_started(self, model: str, version: str) -> None:
         self.started.append((model, version))
