@@ -20,12 +20,10 @@ LOAD = ("--concurrency-range", "4", "--request-count", "40")
     "options",
     [
         (),
-        ("--async",),
         ("--streaming",),
-        ("-b", "3"),
         ("--shared-memory", "system", "--output-shared-memory-size", "64"),
     ],
-    ids=["unary", "async", "stream", "batches of three", "shared memory"],
+    ids=["unary", "stream", "shared memory"],
 )
 async def test_perf_analyzer_finds_the_model_loads_it_and_reads_its_statistics(
     serve, model, make_servable, options, ledger
