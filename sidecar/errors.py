@@ -4,6 +4,11 @@ A message says what was wrong and what is allowed. It is shown to clients, so it
 a library or anything else of the inside unless the class says that only operators see it.
 """
 
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Literal
+
 
 class SidecarError(Exception):
     """Root of the tree. Never raised itself."""
@@ -79,3 +84,24 @@ class ForbiddenError(RequestError):
 
 class UnauthenticatedError(RequestError):
     """The bearer token is missing or wrong."""
+
+
+class Caught:
+    """`with Caught() as caught:` keeps what is raised inside, so that no kind of error can end a thread.
+
+    error: None while nothing was.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> Caught:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[True]:
+        self.error = error
+        return True

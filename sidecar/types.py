@@ -5,7 +5,7 @@ Nothing here imports another part, so any part may import this.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -99,12 +99,34 @@ class InferReply:
     cost: Cost = NO_COST
 
 
+class Batch(Protocol):
+    """Requests that run together, in the order of their rows. Whoever took it answers or fails it, once."""
+
+    @property
+    def requests(self) -> Sequence[InferRequest]: ...
+
+    def answer(self, replies: Sequence[InferReply]) -> None:
+        """One reply for each request, in their order."""
+
+    def fail(self, error: BaseException) -> None:
+        """The model raised."""
+
+
+class Batches(Protocol):
+    """What waits to be run by a model."""
+
+    def serve(self, run: Callable[[Batch], bool]) -> None:
+        """Give `run` one batch after the other on this thread, until no more will come or `run` returns False: then
+        another thread has taken its place. One thread at a time.
+        """
+
+
 @dataclass(slots=True)
 class Servable:
     """A loaded model version as the server sees it.
 
-    execute: runs one batch of compatible requests off the event loop, replies in the same order.
-    max_rows: most rows one `execute` may get; 0 where the model has no batch dimension, and then
+    start: begins to run batches on a thread of its own, until there are no more. Called once.
+    max_rows: most rows that a batch may have; 0 where the model has no batch dimension, and then
         every request runs alone.
     """
 
@@ -114,7 +136,7 @@ class Servable:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_rows: int
-    execute: Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
+    start: Callable[[Batches], None]
     ready: bool = False
 
 
@@ -138,7 +160,7 @@ class Repository(Protocol):
 
 
 class ServingObserver(Protocol):
-    """Where the server reports what it did. Called on the event loop; must be quick and never raise."""
+    """Where the server reports what it did. Called on any thread; must be quick and never raise."""
 
     def call_ended(self, method: str, code: str) -> None:
         """Any call: the path of its method and the name of its gRPC status."""
@@ -149,9 +171,9 @@ class ServingObserver(Protocol):
         """`code` is the gRPC status name, for example "OK" or "INVALID_ARGUMENT", `reason` that of its error."""
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost | None
     ) -> None:
-        """`queued`: seconds that each of its requests waited."""
+        """`queued`: seconds that each of its requests waited. `cost`: None where the model failed."""
 
     def queue_length(self, model: str, version: str, requests: int) -> None: ...
 

@@ -118,21 +118,18 @@ class ServingMetrics(Collector):
             counts.rejected[reason if reason in counts.rejected else "other"] += 1
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost | None
     ) -> None:
         counts = self.counts[model, version]
         counts.rows.observe(rows)
         for waited in queued:
             counts.queued.observe(waited)
-        if not failed:
-            counts.assembly.observe(cost.assembly)
-            counts.compute.observe(cost.compute)
-            counts.response.observe(cost.response)
+        if cost is not None:
+            counts.assembly.share(cost.assembly, len(queued))
+            counts.compute.share(cost.compute, len(queued))
+            counts.response.share(cost.response, len(queued))
             counts.inferences += rows
             counts.executions += 1
-            counts.shared = [
-                total + seconds * len(queued) for total, seconds in zip(counts.shared, cost[:3], strict=True)
-            ]
             counts.input_bytes += cost.input_bytes
             counts.output_bytes += cost.output_bytes
 
@@ -160,16 +157,29 @@ class _Histogram:
         return list(zip([*bounds, "+Inf"], accumulate(list(self._counts)), strict=True))
 
 
+class _Stage(_Histogram):
+    """Seconds of batches. shared: their sum, with each counted once for every request of the batch."""
+
+    __slots__ = ("shared",)
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        super().__init__(bounds)
+        self.shared = 0.0
+
+    def share(self, seconds: float, requests: int) -> None:
+        self.observe(seconds)
+        self.shared += seconds * requests
+
+
 class Counts:
     """The numbers of one model version.
 
     answered_seconds: of requests that were answered. inferences, executions: rows and batches that did not fail.
-    shared: seconds of assembly, compute and response of those, each counted once for every request of the batch.
     """
 
     __slots__ = (
         "answered_seconds", "assembly", "compute", "executions", "in_flight", "inferences", "input_bytes",
-        "output_bytes", "queue", "queued", "rejected", "requests", "response", "rows", "seconds", "shared",
+        "output_bytes", "queue", "queued", "rejected", "requests", "response", "rows", "seconds",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -177,14 +187,13 @@ class Counts:
         self.rejected = dict.fromkeys(REASONS, 0)
         self.seconds = _Histogram(catalogue.REQUEST_SECONDS.buckets)
         self.queued = _Histogram(catalogue.QUEUE_SECONDS.buckets)
-        self.assembly = _Histogram(catalogue.ASSEMBLY_SECONDS.buckets)
-        self.compute = _Histogram(catalogue.COMPUTE_SECONDS.buckets)
-        self.response = _Histogram(catalogue.RESPONSE_SECONDS.buckets)
+        self.assembly = _Stage(catalogue.ASSEMBLY_SECONDS.buckets)
+        self.compute = _Stage(catalogue.COMPUTE_SECONDS.buckets)
+        self.response = _Stage(catalogue.RESPONSE_SECONDS.buckets)
         self.rows = _Histogram(catalogue.BATCH_ROWS.buckets)
         self.in_flight = self.queue = self.input_bytes = self.output_bytes = 0
         self.inferences = self.executions = 0
         self.answered_seconds = 0.0
-        self.shared = [0.0, 0.0, 0.0]
 
 
 def _named(metric: Metric) -> dict[str, Any]:

@@ -54,15 +54,15 @@ TOTALS: tuple[tuple[Metric, Value], ...] = (
     ),
     _untyped(
         "nv_inference_compute_input_duration_us", "Microseconds that the batches of all requests took to assemble.",
-        _microseconds(lambda counts: counts.shared[0]),
+        _microseconds(lambda counts: counts.assembly.shared),
     ),
     _untyped(
         "nv_inference_compute_infer_duration_us", "Microseconds that the batches of all requests took in the model.",
-        _microseconds(lambda counts: counts.shared[1]),
+        _microseconds(lambda counts: counts.compute.shared),
     ),
     _untyped(
         "nv_inference_compute_output_duration_us", "Microseconds that the batches of all requests took to take apart.",
-        _microseconds(lambda counts: counts.shared[2]),
+        _microseconds(lambda counts: counts.response.shared),
     ),
 )  # fmt: skip
 """Triton's cumulative counters. Without `_total` a format that knows counters cannot call them so."""

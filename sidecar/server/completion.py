@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
 
-from sidecar.server.call import Call, Handler, Metadata
+from sidecar.server.call import Call, Direct, Handler, Metadata
 from sidecar.server.counting import Ended, uncounted
+from sidecar.server.security import Authorise
+from sidecar.server.status import code_of, text_of
 
 _log = logging.getLogger("sidecar.server")
 
@@ -28,23 +30,29 @@ _ASKED = 16
 
 
 class CallDetails(NamedTuple):
-    """What an interceptor sees, as grpc.HandlerCallDetails."""
+    """What a generic handler sees, as grpc.HandlerCallDetails."""
 
     method: str
     invocation_metadata: Metadata
 
 
 class CompletionServer:
-    """Runs handlers of generated code as tasks of one event loop, unary and streaming, behind interceptors."""
+    """Runs handlers of generated code as tasks of one event loop, unary and streaming.
+
+    authorise: asked about every call before its message is read; None where everybody may call everything.
+    direct: methods, by path, that are tried without the loop first. ended: told of the end of every call.
+    """
 
     def __init__(
         self,
-        interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
+        authorise: Authorise | None,
         options: Sequence[tuple[str, Any]],
+        direct: Mapping[str, Direct],
         ended: Ended = uncounted,
     ) -> None:
         self.count = ended
-        self._interceptors = interceptors
+        self._authorise = authorise
+        self._direct = direct
         self._core = cygrpc.Server(tuple(options), False)
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
@@ -160,31 +168,21 @@ class CompletionServer:
         self._ask()
         call = Call(event, self)
         self._calls.add(call)
-        handler = None if self._interceptors else self._handlers.get(call.method)
-        if handler is None or handler.request_streaming:
-            self.on_loop(self._open, call)
-        else:
-            call.receive(handler)
-
-    def _open(self, call: Call) -> None:
-        self.spawn(call, self._decide(call))
-
-    async def _decide(self, call: Call) -> None:
-        handler = await self._handler(CallDetails(call.method, call.invocation_metadata()), 0)
+        metadata = call.invocation_metadata()
+        if self._authorise and (refusal := self._authorise(call.method, metadata)):
+            call.refuse(code_of(refusal), text_of(refusal))
+            return
+        handler = self._handlers.get(call.method)
         if handler is None:
-            await call.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
-        await call.run(handler)
+            handler = self._of_generic(CallDetails(call.method, metadata))
+        if handler is None:
+            call.refuse(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        elif handler.request_streaming:
+            self.on_loop(lambda _: self.spawn(call, call.run(handler)), None)
+        else:
+            call.receive(handler, self._direct.get(call.method))
 
-    async def _handler(self, details: Any, depth: int) -> Handler | None:
-        """What the interceptors from `depth` on make of the call; after the last of them, its method's handler."""
-
-        async def rest(passed: Any) -> Any:
-            return await self._handler(passed, depth + 1)
-
-        if depth < len(self._interceptors):
-            return await self._interceptors[depth].intercept_service(rest, details)
-        if (handler := self._handlers.get(details.method)) is not None:
-            return handler
+    def _of_generic(self, details: CallDetails) -> Handler | None:
         return next((found for one in self._generic if (found := one.service(details)) is not None), None)
 
     def spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None:

@@ -74,9 +74,9 @@ class Statistics:
         self._following.request_finished(model, version, code, seconds, reason)
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost | None
     ) -> None:
-        if queued and not failed:
+        if cost is not None:
             counts = self._versions[model, version]
             counts.last = self._clock()
             counts.rows += rows
@@ -85,7 +85,7 @@ class Statistics:
             counts.queue.seconds += sum(queued)
             counts.stages.add(cost, len(queued))
             counts.by_rows[rows].add(cost)
-        self._following.batch_finished(model, version, rows, queued, cost, failed)
+        self._following.batch_finished(model, version, rows, queued, cost)
 
     def message(self, model: str, version: str) -> pb.ModelStatistics:
         """All that is known of a version since the process started; zeros for one that had no request.

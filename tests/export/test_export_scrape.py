@@ -19,7 +19,7 @@ from sidecar.export.catalogue import CATALOGUE, SECONDS_BUCKETS, TAP
 from sidecar.export.serving import CODES, REASONS, ServingMetrics
 from sidecar.export.triton import NAMES, TritonNames
 from sidecar.export.triton import REASONS as TRITON_REASONS
-from sidecar.types import NO_COST, Cost
+from sidecar.types import Cost
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
 
@@ -31,7 +31,7 @@ def serve_some(serving):
     serving.request_started("digits", "1")
     serving.request_started("digits", "1")
     serving.request_finished("digits", "1", "OK", 0.0078125, "")
-    serving.batch_finished("digits", "1", 3, [0.0, 0.03125], COST, False)
+    serving.batch_finished("digits", "1", 3, [0.0, 0.03125], COST)
     serving.queue_length("digits", "1", 4)
     serving.call_ended("/inference.GRPCInferenceService/ModelInfer", "OK")
 
@@ -95,7 +95,7 @@ def test_every_label_set_exists_from_the_start(export, fresh_model, fixed_model)
     for code in CODES:
         later.serving.request_started("digits", "1")
         later.serving.request_finished("digits", "1", code, 0.1, "")
-    later.serving.batch_finished("digits", "1", 3, [0.1], COST, False)
+    later.serving.batch_finished("digits", "1", 3, [0.1], COST)
     assert label_sets(export(fresh_model(3))) == label_sets(later)
 
 
@@ -261,7 +261,7 @@ def test_every_reason_of_an_error_is_exported():
 
 def test_a_batch_that_failed_has_no_stages_and_no_bytes(export, plain_model):
     exported = export(plain_model)
-    exported.serving.batch_finished("plain", "2", 3, [0.1], NO_COST, True)
+    exported.serving.batch_finished("plain", "2", 3, [0.1], None)
     samples = exported.samples()
     assert samples["sidecar_batch_rows_count"][0][1] == 1
     assert samples["sidecar_batch_compute_duration_seconds_count"][0][1] == 0
@@ -278,8 +278,8 @@ def test_triton_names_say_what_triton_would(export, plain_model):
     ):
         exported.serving.request_started("plain", "2")
         exported.serving.request_finished("plain", "2", code, 0.25, reason)
-    exported.serving.batch_finished("plain", "2", 3, [0.5, 0.125], Cost(0.001, 0.01, 0.0001), False)
-    exported.serving.batch_finished("plain", "2", 7, [0.5], NO_COST, True)
+    exported.serving.batch_finished("plain", "2", 3, [0.5, 0.125], Cost(0.001, 0.01, 0.0001))
+    exported.serving.batch_finished("plain", "2", 7, [0.5], None)
     exported.serving.queue_length("plain", "2", 9)
     found = {
         (name, labels.get("reason", "")): value

@@ -20,7 +20,7 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 
 def a_model(*specs, max_rows=0):
-    return Servable("m", "1", "python", specs, specs, max_rows, execute=None)  # never executed here
+    return Servable("m", "1", "python", specs, specs, max_rows, start=None)  # never executed here
 
 
 @st.composite
