@@ -98,7 +98,18 @@ def _twice(message: Message, draw: Draw) -> None:
     entries.add().CopyFrom(_one(entries, draw))
 
 
+def _without(message: Message, draw: Draw) -> None:
+    """One input less, with all that belongs to it."""
+    if not message.inputs:
+        return
+    place = draw(st.integers(0, len(message.inputs) - 1))
+    del message.inputs[place]
+    if place < len(message.raw_input_contents):
+        del message.raw_input_contents[place]
+
+
 def _missing(message: Message, draw: Draw) -> None:
+    """Inputs and contents that are not as many."""
     for repeated in draw(st.lists(st.sampled_from([message.inputs, message.raw_input_contents]), min_size=1)):
         if repeated:
             del repeated[draw(st.integers(0, len(repeated) - 1))]
@@ -159,16 +170,17 @@ def _cleared(message: Message, draw: Draw) -> None:
 
 
 MUTATIONS = (
-    _shape, _datatype, _name, _twice, _missing, _raw, _framing, _typed, _parameter, _output, _addressed, _cleared,
+    _shape, _datatype, _name, _twice, _without, _missing, _raw, _framing, _typed, _parameter, _output, _addressed,
+    _cleared,
 )  # fmt: skip
 
 
 @st.composite
 def nearly_valid(draw: Draw, requests: st.SearchStrategy[Message]) -> Message:
-    """One of `requests`, with up to four mutations."""
+    """One of `requests`, with one to three mutations."""
     message = pb.ModelInferRequest()
     message.CopyFrom(draw(requests))
-    for mutate in draw(st.lists(st.sampled_from(MUTATIONS), max_size=4)):
+    for mutate in draw(st.lists(st.sampled_from(MUTATIONS), min_size=1, max_size=3)):
         mutate(message, draw)
     return message
 
@@ -192,6 +204,8 @@ def _mutated(draw: Draw, given: bytes) -> bytes:
 
 @st.composite
 def wire(draw: Draw, requests: st.SearchStrategy[Message]) -> bytes:
-    """The bytes of a nearly valid request, half of the time damaged, and now and then none of it."""
-    given = draw(nearly_valid(requests)).SerializeToString()
-    return draw(st.one_of(st.just(given), _mutated(given), st.binary(max_size=64)))
+    """Mostly the bytes of a nearly valid request, else those of a valid one that were damaged, or any."""
+    kind = draw(st.sampled_from(["nearly", "nearly", "nearly", "damaged", "any"]))
+    if kind == "nearly":
+        return draw(nearly_valid(requests)).SerializeToString()
+    return draw(st.binary(max_size=64) if kind == "any" else _mutated(draw(requests).SerializeToString()))

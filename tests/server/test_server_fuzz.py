@@ -26,6 +26,7 @@ BLAMELESS = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED"}
 # Names of two inputs are words that mutations draw, and so are their own mistakes.
 MODELS = {
     "every": ([TensorSpec(name.lower(), name, (-1, 3)) for name in DATATYPES], 8),
+    "typed": ([TensorSpec(name.lower(), name, (-1, 2)) for name in codec.CONTENTS], 8),
     "two": ([TensorSpec("x", "FP32", (-1, -1)), TensorSpec("..", "BYTES", (-1,))], 4),
     "alone": ([TensorSpec("x", "INT64", ()), TensorSpec("", "BYTES", (-1, 2)), TensorSpec("b", "BOOL", (-1,))], 0),
 }  # fmt: skip
