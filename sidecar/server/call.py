@@ -37,6 +37,8 @@ False: it did not, and the handler of the method does, as a task of the loop. Mu
 class Server(Protocol):
     """What a call needs of its server. All but `spawn` are called on the server's thread."""
 
+    def on_thread(self, function: Callable[[], None], call: Call) -> None: ...
+
     def on_loop(self, function: Callable[[Any], None], event: Any) -> None: ...
 
     def ended(self, call: Call) -> None: ...
@@ -123,6 +125,14 @@ class Call:
         send = self._message(message)
         if not (await self._batch(*self._head(), send)).success:
             raise asyncio.InvalidStateError("the call is over")
+
+    def later(self, function: Callable[[], None]) -> None:
+        """Have the server's thread call `function`, which answers this call. May be called on any thread."""
+        self._server.on_thread(function, self)
+
+    def wake(self, tag: Callable[[Any], None]) -> None:
+        """Have the server's thread call `tag` soon: a batch of no operations is over at once."""
+        self._start(tag)
 
     def respond(self, reply: bytes) -> None:
         """End the call with its one reply, serialised. May be called on any thread."""

@@ -60,6 +60,8 @@ class CompletionServer:
         self._generic: list[Any] = []
         self._arrived: deque[Any] = deque()
         self._woken = False
+        self._handed: deque[Callable[[], None]] = deque()
+        self._thread_woken = False
         self._calls: set[Call] = set()
         self._stopping = self._core_stopped = self._destroyed = False
         self._closed = asyncio.Event()
@@ -118,6 +120,19 @@ class CompletionServer:
             event.tag(event)
             # It may hold the last reference to a call, for whose end the core waits.
             del event
+
+    def on_thread(self, function: Callable[[], None], call: Call) -> None:
+        """Called on any thread: have the server's, which wakes once for all that came since, call `function`."""
+        self._handed.append(function)
+        if not self._thread_woken:
+            self._thread_woken = True
+            call.wake(self._take_handed)
+
+    def _take_handed(self, _event: Any) -> None:
+        self._thread_woken = False
+        handed = self._handed
+        while handed:
+            handed.popleft()()
 
     def on_loop(self, function: Callable[[Any], None], event: Any) -> None:
         """Called on the thread: have the loop, which wakes once for all that came since, call `function`."""

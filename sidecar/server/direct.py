@@ -73,6 +73,9 @@ class _Inference:
         self._call.give_up = self._give_up
 
     def _done(self, outcome: InferReply | BaseException) -> None:
+        self._call.later(lambda: self._answer(outcome))
+
+    def _answer(self, outcome: InferReply | BaseException) -> None:
         with self:
             if isinstance(outcome, BaseException):
                 raise outcome
