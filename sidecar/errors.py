@@ -53,9 +53,21 @@ class NotReadyError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """The queue is full; the request was refused before any work was done."""
+    """The queue is full or too slow for the request, which was refused before any work was done.
 
-    reason = "queue_full"
+    retry_after: seconds after which it is worth another try, as far as that can be told; 0 where it cannot.
+    """
+
+    def __init__(self, text: str, retry_after: float = 0.0, reason: str = "queue_full") -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+        self.reason = reason
+
+
+class OutOfMemoryError(RequestError):
+    """The model found no memory for the request, even alone and unobserved."""
+
+    reason = "memory"
 
 
 class ExpiredError(RequestError):

@@ -105,8 +105,8 @@ class Batch(Protocol):
     @property
     def requests(self) -> Sequence[InferRequest]: ...
 
-    def answer(self, replies: Sequence[InferReply]) -> None:
-        """One reply for each request, in their order."""
+    def answer(self, replies: Sequence[InferReply | Exception]) -> None:
+        """One reply for each request, in their order, or why it has none."""
 
     def fail(self, error: BaseException) -> None:
         """The model raised."""

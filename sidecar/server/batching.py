@@ -15,7 +15,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from sidecar.errors import Caught, ExpiredError, InferenceError, NotReadyError, OverloadedError
+from sidecar.errors import (
+    Caught,
+    ExpiredError,
+    InferenceError,
+    NotReadyError,
+    OverloadedError,
+)
 from sidecar.settings import BatchingSettings
 from sidecar.types import Clock, Cost, InferReply, InferRequest, Servable, ServingObserver
 
@@ -34,7 +40,7 @@ Done = Callable[[InferReply | BaseException], None]
 class Waiting:
     """A request from the moment it is queued until `done` is called, or `Batcher.withdraw` says that it will not be."""
 
-    __slots__ = ("_claim", "done", "kind", "request", "since")
+    __slots__ = ("_claim", "bytes", "done", "kind", "request", "since")
 
     def __init__(self, request: InferRequest, done: Done, since: float) -> None:
         self.request = request
@@ -43,6 +49,7 @@ class Waiting:
         self.kind: Kind = tuple(
             [(tensor.datatype, tensor.array.shape[1:]) for tensor in request.inputs.values()]
         )
+        self.bytes = sum([tensor.array.nbytes for tensor in request.inputs.values()])
         self._claim = threading.Lock()
 
     @property
@@ -78,10 +85,10 @@ class Batch:
         self._started = started
         self._over = False
 
-    def answer(self, replies: Sequence[InferReply]) -> None:
+    def answer(self, replies: Sequence[InferReply | Exception]) -> None:
         """Give each request its reply; fails where there are not as many."""
         if len(replies) == len(self._waiting):
-            self._settle(replies, replies[0].cost)
+            self._settle(replies, _cost(replies))
         else:
             self.fail(RuntimeError(f"{len(replies)} replies to {len(self._waiting)} requests"))
 
@@ -98,7 +105,7 @@ class Batch:
                 waiting.settle(self._failure())
         self._end()
 
-    def _settle(self, outcomes: Sequence[InferReply | BaseException], cost: Cost | None) -> None:
+    def _settle(self, outcomes: Sequence[InferReply | Exception], cost: Cost | None) -> None:
         # Counted first, so that a client which has its reply finds it so.
         self._batcher.report(self._waiting, self._started, cost)
         for waiting, outcome in zip(self._waiting, outcomes, strict=True):
@@ -112,6 +119,14 @@ class Batch:
         if not self._over:
             self._over = True
             self._batcher.finished()
+
+
+def _cost(replies: Sequence[InferReply | Exception]) -> Cost | None:
+    """Of the one run, or of those of each request where together they found no memory; None where none went well."""
+    costs = list({id(one.cost): one.cost for one in replies if isinstance(one, InferReply)}.values())
+    if len(costs) < 2:
+        return costs[0] if costs else None
+    return Cost(*map(sum, zip(*costs, strict=True)))
 
 
 class Batcher:
@@ -131,13 +146,17 @@ class Batcher:
         self.servable = servable
         self.priority_levels = settings.priority_levels
         self._max_rows = servable.max_rows or 1
+        self._preferred = sorted(rows for rows in settings.preferred_rows if rows <= self._max_rows)
+        self._company = self._preferred[0] if self._preferred else self._max_rows
         self._max_delay = settings.max_delay_ms / 1000
         self._max_waiting = settings.queue_requests
+        self._max_bytes = settings.queue_bytes
         self._observer = observer
         self._clock = clock
         self._changed = threading.Condition(threading.Lock())
         self._lanes: dict[Kind, _Lane] = {}
-        self._waiting = self._running = 0
+        self._waiting = self._waiting_rows = self._waiting_bytes = self._running = 0
+        self._row_seconds = 0.0  # a batch's time over its rows, smoothed; 0 until one has run
         self._enough = 0  # rows of one kind that wake the model's thread; 0 while it does not wait
         self._idle = True  # nothing has run yet, so that the first request waits for company too
         self._started = self._closed = False
@@ -153,16 +172,15 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise NotReadyError(f"model {self.servable.name!r} is stopping, try another server")
-            if self._waiting >= self._max_waiting:
-                raise OverloadedError(
-                    f"{self._waiting} requests wait for model {self.servable.name!r}, the most allowed; try later"
-                )
+            self._admit(waiting)
             lane = self._lanes.get(waiting.kind)
             if lane is None:
                 lane = self._lanes[waiting.kind] = _Lane()
             _queue(lane, waiting)
             lane.rows += request.rows
             self._waiting += 1
+            self._waiting_bytes += waiting.bytes
+            self._waiting_rows += request.rows
             self._report_queue()
             if 0 < self._enough <= lane.rows:
                 self._changed.notify()
@@ -170,6 +188,33 @@ class Batcher:
                 self._started = True
                 self.servable.start(self)
         return waiting
+
+    def _admit(self, waiting: Waiting) -> None:
+        """Refuse what finds no room, and what the queue before it leaves no time for."""
+        name = self.servable.name
+        ahead = self._waiting_rows * self._row_seconds
+        if self._waiting >= self._max_waiting:
+            raise OverloadedError(
+                f"{self._waiting} requests wait for model {name!r}, the most allowed; try later", ahead
+            )
+        if self._waiting and self._waiting_bytes + waiting.bytes > self._max_bytes:
+            raise OverloadedError(
+                f"{self._waiting_bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later",
+                ahead,
+                "memory",
+            )
+        deadline = waiting.request.deadline
+        # With priorities what waits need not be ahead of it, and then nobody can tell.
+        if (
+            deadline is not None
+            and not self.priority_levels
+            and waiting.since < deadline < waiting.since + ahead
+        ):
+            raise OverloadedError(
+                f"what waits for model {name!r} takes longer than the request's deadline allows",
+                ahead,
+                "expired",
+            )
 
     def withdraw(self, waiting: Waiting) -> bool:
         """True: its `done` will not be called, and if it still waits, it never runs. False: that came too late."""
@@ -251,7 +296,7 @@ class Batcher:
                     self._idle = False
                     self._wait_for(1, None)
                     if self._max_delay:
-                        self._wait_for(self._max_rows, self._max_delay)
+                        self._wait_for(self._company, self._max_delay)
                 if not self._lanes:
                     if self._closed:
                         return None
@@ -271,6 +316,10 @@ class Batcher:
         rows = sum([one.request.rows for one in waiting])
         queued = [started - one.since for one in waiting]
         name, version = self.servable.name, self.servable.version
+        if cost is not None:
+            seconds = self._clock() - started
+            usual = self._row_seconds or seconds / rows
+            self._row_seconds = usual + 0.1 * (seconds / rows - usual)
         self._observer.batch_finished(name, version, rows, queued, cost)
 
     def finished(self) -> None:
@@ -292,7 +341,7 @@ class Batcher:
         lane = min(self._lanes.values(), key=lambda lane: lane[0].turn)
         batch: list[Waiting] = []
         expired: list[Waiting] = []
-        room = self._max_rows
+        room = max((rows for rows in self._preferred if rows <= lane.rows), default=self._max_rows)
         while lane and (lane[0].request.rows <= room or not batch):
             waiting = lane.popleft()
             self._left(lane, waiting)
@@ -309,6 +358,8 @@ class Batcher:
     def _left(self, lane: _Lane, waiting: Waiting) -> None:
         lane.rows -= waiting.request.rows
         self._waiting -= 1
+        self._waiting_bytes -= waiting.bytes
+        self._waiting_rows -= waiting.request.rows
         if not lane:
             del self._lanes[waiting.kind]
 

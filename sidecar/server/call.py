@@ -138,8 +138,9 @@ class Call:
         """End the call with its one reply, serialised. May be called on any thread."""
         self._end(grpc.StatusCode.OK, "", cygrpc.SendMessageOperation(reply, 0))
 
-    def refuse(self, code: grpc.StatusCode, details: str) -> None:
+    def refuse(self, code: grpc.StatusCode, details: str, trailing: Metadata = ()) -> None:
         """End the call without a reply. May be called on any thread."""
+        self._trailing = trailing
         self._end(code, details)
 
     def receive(self, handler: Handler, direct: Direct | None) -> None:

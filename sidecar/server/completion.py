@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
 
+from sidecar.errors import Caught
 from sidecar.server.call import Call, Direct, Handler, Metadata
 from sidecar.server.counting import Ended, uncounted
 from sidecar.server.security import Authorise
@@ -117,7 +118,11 @@ class CompletionServer:
     def _poll(self) -> None:
         """The thread: tells each event to whom it concerns, until the queue is closed and empty."""
         while (event := self._queue.poll()).tag is not None:
-            event.tag(event)
+            with Caught() as caught:
+                event.tag(event)
+            if caught.error is not None:
+                # One call may be lost, and all others go on.
+                _log.critical("an event of the completion queue failed", exc_info=caught.error)
             # It may hold the last reference to a call, for whose end the core waits.
             del event
 
@@ -132,7 +137,10 @@ class CompletionServer:
         self._thread_woken = False
         handed = self._handed
         while handed:
-            handed.popleft()()
+            with Caught() as caught:
+                handed.popleft()()
+            if caught.error is not None:
+                _log.critical("a call could not be answered", exc_info=caught.error)
 
     def on_loop(self, function: Callable[[Any], None], event: Any) -> None:
         """Called on the thread: have the loop, which wakes once for all that came since, call `function`."""

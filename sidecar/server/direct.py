@@ -13,7 +13,7 @@ from sidecar.errors import ExpiredError
 from sidecar.server import wire
 from sidecar.server.batching import Batcher
 from sidecar.server.models import Models
-from sidecar.server.status import code_of, reason_of, text_of
+from sidecar.server.status import advice_of, code_of, reason_of, text_of
 from sidecar.types import Clock, InferReply, InferRequest, ServingObserver
 
 Prepare = Callable[[pb.ModelInferRequest, Batcher, float, float | None], InferRequest]
@@ -31,7 +31,9 @@ class Call(Protocol):
 
     def respond(self, reply: bytes) -> None: ...
 
-    def refuse(self, code: grpc.StatusCode, details: str) -> None: ...
+    def refuse(
+        self, code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()
+    ) -> None: ...
 
 
 class Inferences:
@@ -106,5 +108,5 @@ class _Inference:
         if error is not None:
             code = code_of(error)
             self._report(code.name, reason_of(error))
-            self._call.refuse(code, text_of(error))
+            self._call.refuse(code, text_of(error), advice_of(error))
         return True

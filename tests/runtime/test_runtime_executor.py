@@ -9,10 +9,11 @@ from queue import SimpleQueue
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.errors import InferenceError
+from sidecar.errors import InferenceError, OutOfMemoryError
 from sidecar.runtime.executor import Executor
 from sidecar.types import InferRequest, Tensor
 
@@ -214,6 +215,42 @@ async def test_a_plain_run_that_raises_is_not_repeated(parts):
     assert len(runtime.plain_threads) == 1
 
 
+@pytest.mark.parametrize("failure", [MemoryError(), torch.OutOfMemoryError("no more")])
+async def test_without_memory_telemetry_is_shed_first_and_then_each_request_runs_alone(parts, failure):
+    runtime, recorder, executor = parts
+
+    def answer(x):
+        if len(x) > 2:
+            raise failure
+        return 2 * x
+
+    runtime.answer = answer
+    small, large, other = await executor.execute([request(1), request(2, rows=3), request(3)])
+    assert numbers([small, other]) == [[2], [6]]
+    assert isinstance(large, OutOfMemoryError)
+    assert len(runtime.observed_threads) == 1
+    runtime.failure = failure
+    assert numbers(await executor.execute([request(4), request(5)])) == [[8], [10]]
+    assert recorder.opened == recorder.closed == 2
+
+
+async def test_a_request_that_fails_alone_is_an_inference_error(parts):
+    runtime, recorder, executor = parts
+    recorder.wanted = False
+    failures = iter([MemoryError(), ValueError("secret"), None])
+
+    def answer(x):
+        if failure := next(failures):
+            raise failure
+        return x
+
+    runtime.answer = answer
+    first, second = await executor.execute([request(1), request(2)])
+    assert isinstance(first, InferenceError)
+    assert "secret" not in str(first)
+    assert numbers([second]) == [[2]]
+
+
 @hasty
 async def test_an_observed_batch_that_hangs_is_answered_plain_and_observation_resumes_when_it_returns(
     parts, caplog
@@ -286,3 +323,19 @@ async def test_a_batch_that_is_answered_as_its_patience_ends_is_not_answered_twi
     gate.set()
     assert numbers(await running) == [[2]]
     assert runtime.plain_threads == []
+
+
+async def test_a_model_that_never_runs_has_no_thread_and_one_that_ran_leaves_none():
+    def ours():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("sidecar-")}
+
+    before = ours()
+    executor = Executor(FakeRuntime(), FakeRecorder(), PATIENCE, batched=True, usual=0.0)
+    assert ours() == before
+    started = Started(executor)
+    await started.execute([request(1)])
+    assert len(ours() - before) == 2
+    started.close()
+    for thread in ours() - before:
+        await asyncio.to_thread(thread.join, 60)
+    assert ours() == before

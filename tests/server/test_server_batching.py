@@ -22,9 +22,11 @@ NEVER_MS = 10_000  # the settings' longest delay; a test that had to wait for it
 
 @pytest.fixture
 def make_batcher(model, make_servable, ledger):
-    def make(*, max_rows=8, max_delay_ms=0, queue_requests=1024, clock=lambda: 0.0):
+    def make(*, max_rows=8, max_delay_ms=0, queue_requests=1024, clock=lambda: 0.0, **more):
         servable = make_servable(model.execute, SPECS, max_rows=max_rows)
-        limits = BatchingSettings(max_rows=max_rows, max_delay_ms=max_delay_ms, queue_requests=queue_requests)
+        limits = BatchingSettings(
+            max_rows=max_rows, max_delay_ms=max_delay_ms, queue_requests=queue_requests, **more
+        )
         return Batcher(servable, limits, ledger, clock)
 
     return make
@@ -246,6 +248,55 @@ async def test_a_full_queue_refuses_and_takes_again_when_it_has_room(make_batche
     await asyncio.gather(first, *waiting)
     await batcher.submit(make_request(3))
     assert ids(model) == [["0"], ["1"], ["3"]]
+
+
+async def test_more_bytes_than_may_wait_are_refused_but_for_a_request_that_waits_alone(
+    make_batcher, make_request, model
+):
+    batcher = make_batcher(queue_bytes=3 * 16)
+    first = await occupy(batcher, model, make_request(0))
+    waiting = await queue_up(batcher, make_request(1, rows=4))
+    with pytest.raises(OverloadedError, match="64 bytes wait for model 'echo', 48 are allowed"):
+        await batcher.submit(make_request(2))
+    model.gate.set()
+    await asyncio.gather(first, *waiting)
+    await batcher.submit(make_request(3))
+    assert ids(model) == [["0"], ["1"], ["3"]]
+
+
+async def test_a_request_that_what_waits_leaves_no_time_for_is_refused_with_advice(
+    make_batcher, make_request, model
+):
+    now = [100.0]
+    batcher = make_batcher(clock=lambda: now[0])
+    first = await occupy(batcher, model, make_request(0))
+    now[0] = 104.0
+    model.gate.set()
+    await first
+    running = await occupy(batcher, model, make_request(1))
+    waiting = await queue_up(batcher, make_request(2, rows=2))
+    with pytest.raises(OverloadedError, match="longer than the request's deadline allows") as refused:
+        await batcher.submit(make_request(3, deadline=111.0))
+    assert refused.value.retry_after == 8.0
+    waiting += await queue_up(batcher, make_request(4, deadline=113.0))
+    model.gate.set()
+    await asyncio.gather(running, *waiting)
+    assert ids(model) == [["0"], ["1"], ["2", "4"]]
+
+
+async def test_a_batch_is_cut_to_the_largest_preferred_size_that_is_full(make_batcher, make_request, model):
+    batcher = make_batcher(max_rows=8, preferred_rows=(2, 4))
+    first = await occupy(batcher, model, make_request(0))
+    others = await queue_up(batcher, *(make_request(number) for number in range(1, 8)))
+    model.gate.set()
+    await asyncio.gather(first, *others)
+    assert ids(model) == [["0"], ["1", "2", "3", "4"], ["5", "6"], ["7"]]
+
+
+async def test_the_wait_for_company_ends_at_the_smallest_preferred_size(make_batcher, make_request, model):
+    batcher = make_batcher(max_rows=8, max_delay_ms=NEVER_MS, preferred_rows=(3,))
+    await asyncio.gather(*(batcher.submit(make_request(number)) for number in range(3)))
+    assert ids(model) == [["0", "1", "2"]]
 
 
 async def test_a_failing_batch_fails_its_own_requests_only(make_batcher, make_request, model, caplog):

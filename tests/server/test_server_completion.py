@@ -296,7 +296,12 @@ class Directly:
         if not message.startswith(b"d"):
             return False
         self.calls.append(call)
-        if message == b"dwait":
+        if message == b"dbroken":
+            call.later(lambda: (call.refuse(grpc.StatusCode.INTERNAL, "late"), 1 / 0))
+        elif message == b"draises":
+            call.refuse(grpc.StatusCode.INTERNAL, "early")
+            raise ValueError("against the contract")
+        elif message == b"dwait":
             call.give_up = lambda: (call.refuse(grpc.StatusCode.CANCELLED, ""), self.given_up.set())
             self.taken.set()
         elif message == b"dno":
@@ -328,6 +333,15 @@ async def test_a_call_may_be_answered_on_any_thread_without_the_loop(directly, e
         await one(b"dno")
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
     assert echo.seen == []
+
+
+@pytest.mark.parametrize("message", [b"dbroken", b"draises"])
+async def test_what_fails_on_the_servers_thread_leaves_all_other_calls_alone(directly, message, caplog):
+    _, one, _ = directly
+    with pytest.raises(grpc.aio.AioRpcError):
+        await one(message)
+    assert await one(b"d") == b"D"
+    assert "CRITICAL" in caplog.text
 
 
 async def test_a_call_that_is_not_taken_directly_goes_to_its_handler(directly, echo):
