@@ -194,12 +194,12 @@ async def test_a_client_that_gives_up_does_not_stop_a_load(connect, shelf):
 
 
 async def test_a_server_that_stops_finishes_a_load_but_serves_it_no_more(serve, shelf):
-    async with serve(repository=shelf, admin=True, grace_seconds=0.05) as address:
+    async with serve(repository=shelf, admin=True, grace_seconds=0.5) as address:
         client = tritonclient.grpc.aio.InferenceServerClient(address)
         shelf.gate.clear()
         loading = asyncio.create_task(client.load_model("other"))
         await shelf.entered.wait()
-        asyncio.get_running_loop().call_later(0.06, shelf.gate.set)
+        asyncio.get_running_loop().call_later(0.6, shelf.gate.set)
     with pytest.raises(InferenceServerException):
         await loading
     assert [each.name for each in shelf.released] == ["other"]
