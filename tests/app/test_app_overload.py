@@ -73,18 +73,19 @@ def alive():
 
 
 async def rounds(client, held, unwanted, code, reason):
-    """Twice the same, after the second as much is left as after the first: `MANY` that wait and end with `code`."""
+    """Twice the same, after the second as much is left as after the first: `MANY` requests that end with `code`."""
     left = []
     for _ in range(2):
         held.ran.clear()
         held.entered.clear()
         held.gate.clear()
-        running = asyncio.ensure_future(outcome(client._stub.ModelInfer(message(-1.0), timeout=60)))
+        running = asyncio.ensure_future(outcome(client._stub.ModelInfer(message(-1.0))))
         await held.entered.wait()
-        assert Counter(await unwanted(client)) == {code: MANY}
+        # What cannot be in time, as far as the model's pace tells, is refused before it waits.
+        assert set(await unwanted(client)) - {"RESOURCE_EXHAUSTED"} == {code}
         held.gate.set()
         assert await running == "OK"
-        assert await outcome(client._stub.ModelInfer(message(-2.0), timeout=60)) == "OK"
+        assert await outcome(client._stub.ModelInfer(message(-2.0))) == "OK"
         assert held.ran == [-1.0, -2.0]
         await until_in_flight(client, 0)
         left.append(alive())
@@ -99,7 +100,7 @@ async def expired(client):
 
 
 async def cancelled(client):
-    calls = [client._stub.ModelInfer(message(float(number)), timeout=60) for number in range(MANY)]
+    calls = [client._stub.ModelInfer(message(float(number))) for number in range(MANY)]
     ends = asyncio.gather(*map(outcome, calls))
     await until_in_flight(client, MANY + 1)
     for call in calls:
@@ -127,9 +128,9 @@ async def test_a_full_queue_refuses_at_once_and_what_it_holds_is_answered(serve,
     async with asyncio.timeout(60), serve(configure(small, capture={"enabled": False})) as client:
         held = Held(client.model.runtime, monkeypatch)
         held.gate.clear()
-        running = asyncio.ensure_future(outcome(client._stub.ModelInfer(message(-1.0), timeout=60)))
+        running = asyncio.ensure_future(outcome(client._stub.ModelInfer(message(-1.0))))
         await held.entered.wait()
-        calls = [client._stub.ModelInfer(message(float(number)), timeout=60) for number in range(MANY)]
+        calls = [client._stub.ModelInfer(message(float(number))) for number in range(MANY)]
         ends = [asyncio.ensure_future(outcome(call)) for call in calls]
         first = itertools.islice(asyncio.as_completed(ends), MANY - 16)
         assert {await end for end in first} == {"RESOURCE_EXHAUSTED"}
