@@ -35,18 +35,19 @@ class Recorder:
     """The state of all taps of one instrumented model.
 
     choose: a request's sample, or None to leave it alone; called on the thread that runs the model.
-    max_rows: rows of the largest batch. slots: sampled requests between two drains.
+    max_rows: rows of the largest batch. shared: several threads run the model, and each may find that another's batch
+        is being observed; where only one does, that batch is stuck. slots: sampled requests between two drains.
     sampled, dropped: requests so far; exported as metrics.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
     nanoseconds: that taps reported so far. charged: those of the taps in `prices`, which report none; known
         once they are drained.
     """
 
-    DROP_REASONS = ("slots", "stuck")
+    DROP_REASONS = ("slots", "stuck", "busy")
 
     def __init__(
         self, choose: Choose, guard: Guard, *,
-        slots: int, max_rows: int, device: torch.device, clock: Clock,
+        slots: int, max_rows: int, device: torch.device, clock: Clock, shared: bool = False,
     ) -> None:  # fmt: skip
         self.guard = guard
         self.sampled = 0
@@ -67,6 +68,7 @@ class Recorder:
         self._common = np.ones((2, slots), dtype=np.bool_)
         self._running = threading.Lock()
         self._observing = False
+        self._occupied = "busy" if shared else "stuck"
         self._retired = threading.Event()
         self._retire_wanted = False
         self.open = guard.shield("sampling", self._open, False)
@@ -82,7 +84,7 @@ class Recorder:
         if not any(chosen):
             return False
         if self._observing or not self._running.acquire(timeout=_FLIP_SECONDS):
-            self.dropped["stuck"] += len(chosen) - chosen.count(None)
+            self.dropped[self._occupied] += len(chosen) - chosen.count(None)
             return False
         try:
             self._observing = self._give_slots(requests, chosen, counted=not always)

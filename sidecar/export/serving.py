@@ -15,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from sidecar.export import catalogue
 from sidecar.export.catalogue import Metric
-from sidecar.types import Cost
+from sidecar.types import MODEL_STATES, Cost
 
 CODES = (
     "OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED",
@@ -42,7 +42,7 @@ REASONS = (
 
 
 class ServingMetrics(Collector):
-    """A `types.ServingObserver`. Every label set of `models` exists from the start, and no other ever does.
+    """A `types.ServingObserver`. Every label set of `models` exists from the start, others once they have a state.
 
     One thread reports; a scrape on another may see a request counted in one family and not yet in the next.
     """
@@ -51,6 +51,10 @@ class ServingMetrics(Collector):
         self.counts = {model: Counts() for model in sorted(models)}
         self._calls = {(method, code): 0 for method in (*METHODS.values(), "other") for code in CALL_CODES}
         registry.register(self)
+
+    def _all(self) -> list[tuple[tuple[str, str], Counts]]:
+        # Another thread may add a version meanwhile.
+        return list(self.counts.items())
 
     def describe(self) -> Iterator[Family]:
         """Nothing: the names are the catalogue's, and no two of those are alike."""
@@ -73,30 +77,35 @@ class ServingMetrics(Collector):
         yield self._counter(catalogue.OUTPUT_BYTES, lambda counts: counts.output_bytes)
         yield self._gauge(catalogue.IN_FLIGHT, lambda counts: counts.in_flight)
         yield self._gauge(catalogue.QUEUE_LENGTH, lambda counts: counts.queue)
+        states = GaugeMetricFamily(**_named(catalogue.MODEL_STATE))
+        for model, counts in self._all():
+            for state in MODEL_STATES:
+                states.add_metric((*model, state), counts.state == state)
+        yield states
 
     def _histogram(self, metric: Metric, choose: Callable[[Counts], _Histogram]) -> Family:
         family = HistogramMetricFamily(**_named(metric))
-        for model, counts in self.counts.items():
+        for model, counts in self._all():
             histogram = choose(counts)
             family.add_metric(model, histogram.cumulative(), histogram.sum)
         return family
 
     def _counter(self, metric: Metric, choose: Callable[[Counts], int]) -> Family:
         family = CounterMetricFamily(**_named(metric))
-        for model, counts in self.counts.items():
+        for model, counts in self._all():
             family.add_metric(model, choose(counts))
         return family
 
     def _counters(self, metric: Metric, choose: Callable[[Counts], Mapping[str, int]]) -> Family:
         family = CounterMetricFamily(**_named(metric))
-        for model, counts in self.counts.items():
+        for model, counts in self._all():
             for label, count in choose(counts).items():
                 family.add_metric((*model, label), count)
         return family
 
     def _gauge(self, metric: Metric, choose: Callable[[Counts], int]) -> Family:
         family = GaugeMetricFamily(**_named(metric))
-        for model, counts in self.counts.items():
+        for model, counts in self._all():
             family.add_metric(model, choose(counts))
         return family
 
@@ -135,6 +144,9 @@ class ServingMetrics(Collector):
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self.counts[model, version].queue = requests
+
+    def model_state(self, model: str, version: str, state: str) -> None:
+        self.counts.setdefault((model, version), Counts()).state = state
 
 
 class _Histogram:
@@ -179,7 +191,7 @@ class Counts:
 
     __slots__ = (
         "answered_seconds", "assembly", "compute", "executions", "in_flight", "inferences", "input_bytes",
-        "output_bytes", "queue", "queued", "rejected", "requests", "response", "rows", "seconds",
+        "output_bytes", "queue", "queued", "rejected", "requests", "response", "rows", "seconds", "state",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -194,6 +206,7 @@ class Counts:
         self.in_flight = self.queue = self.input_bytes = self.output_bytes = 0
         self.inferences = self.executions = 0
         self.answered_seconds = 0.0
+        self.state = "UNAVAILABLE"
 
 
 def _named(metric: Metric) -> dict[str, Any]:

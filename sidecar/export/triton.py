@@ -80,7 +80,7 @@ class TritonNames(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Family]:
-        models = self._serving.counts
+        models = dict(self._serving.counts)
         for metric, value in TOTALS:
             family = Family(metric.name, metric.help, "unknown")
             for model, counts in models.items():

@@ -67,6 +67,7 @@ class Statistics:
         self.call_ended = following.call_ended
         self.request_started = following.request_started
         self.queue_length = following.queue_length
+        self.model_state = following.model_state
 
     def request_finished(self, model: str, version: str, code: str, seconds: float, reason: str) -> None:
         counts = self._versions[model, version]
