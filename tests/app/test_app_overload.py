@@ -74,7 +74,7 @@ def alive():
 
 async def rounds(client, held, unwanted, code, reason):
     """Twice the same, after the second as much is left as after the first: `MANY` requests that end with `code`."""
-    left = []
+    left: Counter[str] = Counter()
     for _ in range(2):
         held.ran.clear()
         held.entered.clear()
@@ -88,8 +88,10 @@ async def rounds(client, held, unwanted, code, reason):
         assert await outcome(client._stub.ModelInfer(message(-2.0))) == "OK"
         assert held.ran == [-1.0, -2.0]
         await until_in_flight(client, 0)
-        left.append(alive())
-    assert left[1] == left[0]
+        # The core may have a word left to say about the last of them.
+        while left and alive() - left:
+            await asyncio.sleep(0)
+        left = alive()
     # One whose deadline passes on the way is not counted, for it never came.
     assert 0 < (await client.metrics())("sidecar_rejected_requests_total", reason=reason) <= 2 * MANY
 
