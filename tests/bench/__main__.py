@@ -4,10 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, kernel, serving
+from tests.bench import capture, kernel, overload, serving
 
-BENCHMARKS = {"kernel": kernel.run, "capture": capture.run, "serving": serving.run}
-BY_NAME_ONLY = {"serving"}
+BENCHMARKS = {"kernel": kernel.run, "capture": capture.run, "serving": serving.run, "overload": overload.run}
+BY_NAME_ONLY = {"serving", "overload"}
 FOLDER = Path("build/bench")
 
 
