@@ -12,6 +12,7 @@ from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
 from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
+from sidecar.export.triton import TritonNames
 from sidecar.model import STOP_SECONDS, Model
 from sidecar.recall import Memory
 from sidecar.server.security import Role
@@ -37,11 +38,14 @@ class Sidecar:
         self._versions.remember(self._memory.remember)
         window = settings.drift.window_seconds
         registry.register(ActivationCollector(watched, window, settings.export.max_series))
+        serving = ServingMetrics(self._versions.known, registry)
+        if settings.export.triton_names:
+            registry.register(TritonNames(serving))
         self._grpc = Server(
             settings.server,
             [model.servable for model in self.models],
             self._versions.batching,
-            ServingMetrics(self._versions.known, registry),
+            serving,
             self._versions,
             clock,
             self._memory.ask,

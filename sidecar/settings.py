@@ -32,6 +32,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 SharedMemoryKey = Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$")]
+T = TypeVar("T", bound="Section")
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
 
@@ -149,11 +150,13 @@ class TensorSettings(Section):
     name: as clients send it.
     datatype: name of the Open Inference Protocol.
     shape: batch dimension first where there is one; -1 is any size.
+    labels: of an output, text file with one label a line, for clients that ask for classes instead of values.
     """
 
     name: Label
     datatype: str
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
+    labels: Path | None = None
 
     @field_validator("datatype")
     @classmethod
@@ -267,6 +270,8 @@ class ModelSettings(Section):
             raise ValueError("give either source, a factory, or path, a file or folder that holds the model")
         if self.path is not None and self.weights is not None:
             raise ValueError("weights go with source; what path names has its own")
+        if labelled := [tensor.name for tensor in self.inputs if tensor.labels]:
+            raise ValueError(f"input {labelled[0]} has labels, which only outputs may have")
         if self.instances > 1 and self.compile:
             raise ValueError("instances above 1 do not go with compile: a compiled graph runs on one thread")
         return self
@@ -375,9 +380,11 @@ class ExportSettings(Section):
     """What a scrape may cost.
 
     max_series: hard cap on time series of activations; taps beyond it are left out and counted.
+    triton_names: export the metrics of serving under the names of Triton Inference Server as well.
     """
 
     max_series: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
+    triton_names: bool = False
 
 
 class ConsoleSettings(Section):
@@ -567,7 +574,7 @@ def _siblings(root: type[Section], place: Sequence[str | int]) -> list[str]:
 def _anchor(settings: Settings, base: Path) -> Settings:
     """Relative paths made relative to the folder of the file they stand in."""
 
-    def anchored(section: Section) -> Section:
+    def anchored(section: T) -> T:
         changes = {
             name: base / value
             for name in type(section).model_fields
@@ -575,10 +582,14 @@ def _anchor(settings: Settings, base: Path) -> Settings:
         }
         return section.model_copy(update=changes)
 
+    def anchored_model(model: ModelSettings) -> ModelSettings:
+        outputs = tuple(anchored(output) for output in model.outputs)
+        return anchored(model.model_copy(update={"outputs": outputs}))
+
     return settings.model_copy(
         update={
             "server": anchored(settings.server),
-            "models": tuple(anchored(model) for model in settings.models),
+            "models": tuple(anchored_model(model) for model in settings.models),
             "store": settings.store.anchored(base),
             "repository": anchored(settings.repository),
         }
