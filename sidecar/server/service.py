@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 
 from sidecar._pb import open_inference_pb2 as pb
-from sidecar.errors import NotReadyError
-from sidecar.server import codec, parameters
+from sidecar.errors import ExpiredError, NotReadyError
+from sidecar.server import codec, nonfinite, parameters
 from sidecar.server.batching import Batcher
 from sidecar.server.direct import Call, Inferences
 from sidecar.server.memory import Regions, deliver
 from sidecar.server.models import Models
-from sidecar.server.status import ErrorsAsStatus, code_of
+from sidecar.server.status import ErrorsAsStatus, code_of, reason_of
 from sidecar.server.stream import Streams
 from sidecar.types import Clock, InferRequest, Servable, ServingObserver
 
@@ -33,6 +33,7 @@ _IDS = random.Random()
 class InferenceService:
     """Answers for `models`, until `stopping` is set.
 
+    leaving: it will be set soon, and who looks at readiness should go elsewhere.
     regions: shared memory that requests may name; None where there is none.
     clock: monotonic seconds, the batchers' own. new_id: the id of a request that came without one.
     """
@@ -45,7 +46,7 @@ class InferenceService:
         clock: Clock = time.monotonic,
         new_id: Callable[[], str] = lambda: f"{_IDS.getrandbits(128):032x}",
     ) -> None:
-        self.stopping = False
+        self.leaving = self.stopping = False
         self.streams = Streams(self._infer)
         self._models = models
         self._observer = observer
@@ -57,7 +58,7 @@ class InferenceService:
     @property
     def ready(self) -> bool:
         """Every model takes requests."""
-        return not self.stopping and all(batcher.servable.ready for batcher in self._models)
+        return not self.leaving and all(batcher.servable.ready for batcher in self._models)
 
     async def ServerLive(self, message: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -66,12 +67,12 @@ class InferenceService:
         return pb.ServerReadyResponse(ready=self.ready)
 
     async def ModelReady(self, message: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             servable = self._models.find(message.name, message.version).servable
-        return pb.ModelReadyResponse(ready=servable.ready and not self.stopping)
+        return pb.ModelReadyResponse(ready=servable.ready and not self.leaving)
 
     async def ModelInfer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             return await self._infer(message, context)
 
     async def ModelStreamInfer(self, messages: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
@@ -110,6 +111,7 @@ class InferenceService:
             id=message.id,
             deadline=None if remaining is None else started + remaining,
         )
+        nonfinite.examine(request, batcher.servable, self._observer)
         if request.parameters or batcher.priority_levels:
             parameters.apply(request, started, batcher.priority_levels)
         return request
@@ -147,9 +149,11 @@ class _Observed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        code = grpc.StatusCode.OK if error is None else code_of(error)
+        code, reason = (grpc.StatusCode.OK, "") if error is None else (code_of(error), reason_of(error))
         # gRPC cancels the handler both when the client gives up and when its deadline passes.
         if isinstance(error, asyncio.CancelledError) and self._context.time_remaining() == 0:
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, ExpiredError.reason
         seconds = self._clock() - self._started
-        self._observer.request_finished(self._servable.name, self._servable.version, code.name, seconds)
+        self._observer.request_finished(
+            self._servable.name, self._servable.version, code.name, seconds, reason
+        )

@@ -25,6 +25,7 @@ Given = Mapping[str, npt.NDArray[np.float64]]
 _MEGABYTE = 10**6
 # Room in the file for a pane of so many bytes: itself, one of each coarser level, and half-filled pages.
 _ROOM = 5
+_PAGES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Store:
         A pane of the same subject and start is merged with; a training step is replaced.
         """
         packed = _Packed.of(subject.taps, pane.sketches, given)
-        self._make_room(_ROOM * packed.bytes)
+        self._make_room(_ROOM * packed.bytes + _PAGES)
         with transaction(self._connection):
             owner = self._subject(subject)
             if not pane.span:

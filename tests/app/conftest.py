@@ -52,6 +52,12 @@ def configure():
     return configure
 
 
+@pytest.fixture(params=["completion queue", "grpc.aio"])
+def front_end(request, monkeypatch):
+    """Both servers that may stand at the port, one after the other."""
+    monkeypatch.setattr("sidecar.server.listener.tested", lambda: request.param != "grpc.aio")
+
+
 class Client:
     """Speaks gRPC and HTTP to a running sidecar."""
 

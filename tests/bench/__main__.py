@@ -4,10 +4,16 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, kernel, serving, store
+from tests.bench import capture, kernel, overload, serving, store
 
-BENCHMARKS = {"kernel": kernel.run, "capture": capture.run, "serving": serving.run, "store": store.run}
-BY_NAME_ONLY = {"serving"}
+BENCHMARKS = {
+    "kernel": kernel.run,
+    "capture": capture.run,
+    "serving": serving.run,
+    "overload": overload.run,
+    "store": store.run,
+}
+BY_NAME_ONLY = {"serving", "overload"}
 FOLDER = Path("build/bench")
 
 

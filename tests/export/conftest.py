@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from sidecar.drift import DriftMonitor
 from sidecar.drift.monitor import DriftState
 from sidecar.export.activations import ActivationCollector, Watched
+from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.store import StoreCollector
 from sidecar.settings import DriftSettings
@@ -123,6 +124,7 @@ class Exported:
         self.registry = CollectorRegistry()
         self.registry.register(ActivationCollector(watched, WINDOW, max_series))
         self.registry.register(StoreCollector(lambda: STORE))
+        self.registry.register(StaleFiles(lambda: {"token_file": False, "tls_certificate, tls_key": True}))
         self.serving = ServingMetrics([(one.model, one.version) for one in watched], self.registry)
 
     def samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:

@@ -20,6 +20,7 @@ from sidecar.types import (
     DATATYPES,
     Batch,
     Batches,
+    Cost,
     InferReply,
     InferRequest,
     Lineup,
@@ -48,31 +49,40 @@ class Ledger:
     """A ServingObserver that writes everything down."""
 
     def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
         self.started: list[tuple[str, str]] = []
         self.finished: list[tuple[str, str, str]] = []
         self.seconds: list[float] = []
+        self.reasons: list[str] = []
+        self.costs: list[Cost | None] = []
         self.batches: list[int] = []
         self.queued: list[float] = []
         self.waiting: list[int] = []
         self.states: list[tuple[str, str, str]] = []
+        self.nonfinite = 0
         self.answered = Gate()
 
     @property
     def codes(self) -> Counter[str]:
         return Counter(code for _, _, code in self.finished)
 
+    def call_ended(self, method: str, code: str) -> None:
+        self.calls[method.rpartition("/")[2], code] += 1
+
     def request_started(self, model: str, version: str) -> None:
         self.started.append((model, version))
 
-    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
+    def request_finished(self, model: str, version: str, code: str, seconds: float, reason: str) -> None:
         self.finished.append((model, version, code))
         self.seconds.append(seconds)
+        self.reasons.append(reason)
         self.answered.set()
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost | None
     ) -> None:
         self.batches.append(rows)
+        self.costs.append(cost)
         self.queued.extend(queued)
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
@@ -80,6 +90,12 @@ class Ledger:
 
     def model_state(self, model: str, version: str, state: str) -> None:
         self.states.append((model, version, state))
+
+    def input_nonfinite(self, model: str, version: str, values: int) -> None:
+        self.nonfinite += values
+
+
+COST = Cost(assembly=1e-6, compute=2e-6, response=3e-6, input_bytes=8, output_bytes=4)
 
 
 class Model:
@@ -102,7 +118,7 @@ class Model:
         self.gate.block()
         if self.failure is not None:
             raise self.failure
-        return [InferReply(dict(request.inputs)) for request in requests]
+        return [InferReply(dict(request.inputs), COST) for request in requests]
 
 
 def running(execute: Execute) -> Callable[[Batches], None]:
@@ -242,8 +258,9 @@ def serve(ledger: Ledger, front_end: str) -> Serve:
         known = {(one.name, one.version) for one in servables}
         if repository:
             known |= {(name, one) for name, ones in (await repository.versions()).items() for one in ones}
+        server_settings = ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings})
         server = Server(
-            ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings}),
+            server_settings,
             servables,
             dict.fromkeys(known, batching),
             ledger,
@@ -252,7 +269,8 @@ def serve(ledger: Ledger, front_end: str) -> Serve:
         )
         port = await server.start()
         try:
-            yield f"127.0.0.1:{port}"
+            host = server_settings.grpc_host
+            yield host if host.startswith("unix:") else f"127.0.0.1:{port}"
         finally:
             await server.stop()
 
