@@ -121,10 +121,13 @@ async function render(again = false) {
 
 applyTheme(localStorage.getItem(THEME));
 addEventListener("hashchange", () => {
-  if (location.hash === "#content") return;
   render().then(() => document.getElementById("content").focus({ preventScroll: true }));
   scrollTo(0, 0);
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => render());
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("content").focus();
+});
 render();
 if (!inReport) setInterval(() => document.hidden || render(true), REFRESH_SECONDS * 1000);

@@ -41,11 +41,11 @@ export function indices(values) {
   };
 }
 
-/** The columns around the largest value in which its row stays within a tenth of its rise: [first, last]. */
+/** The columns around the largest value in which its row stays within a twentieth of its rise: [first, last]. */
 export function plateau(values, peak) {
   const known = values.filter((one) => one !== null);
   const floor = Math.min(...known);
-  const high = (place) => values[place] !== null && values[place] >= values[peak] - 0.1 * (values[peak] - floor);
+  const high = (place) => values[place] !== null && values[place] >= values[peak] - 0.05 * (values[peak] - floor);
   let [first, last] = [peak, peak];
   while (first > 0 && high(first - 1)) first -= 1;
   while (last < values.length - 1 && high(last + 1)) last += 1;

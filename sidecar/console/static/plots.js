@@ -99,7 +99,7 @@ export function drawCourse(place, { name, told, axis: kind, start, series, level
       })),
     ],
     layout: (look) => ({
-      height, x: { type: kind === "time" ? "date" : "linear", showgrid: false, nticks: 6, title: kind === "time" ? "" : "training step" },
+      height, x: { type: kind === "time" ? "date" : "linear", showgrid: false, nticks: 6, ...(kind === "step" && start.length < 3 ? { tickvals: start } : {}), title: kind === "time" ? "" : "training step" },
       y: { nticks: 5, type: log ? "log" : "linear" }, margin: { l: 52, r: 16, t: 12, b: kind === "time" ? 30 : 40 },
       showlegend: series.length > 1 && series.length <= 8,
       shapes: [

@@ -15,15 +15,15 @@ export function compare(content) {
   const values = panel("Values, both sides");
   content.replaceChildren(el("div", { class: "title" }, el("h1", {}, "Compare"), controls), said, layers.section, line.section, values.section);
   return async ({ at, taps, model }) => {
-    const sides = choices(taps, model);
     const left = asked(at, model);
+    const sides = choices(taps, model, left);
     const chosen = sides.find(([key]) => key === at.other) ?? sides[0];
     if (!controls.contains(document.activeElement) && !inReport) controls.replaceChildren(choice("With", sides.map(([key, text]) => [key, text]), chosen?.[0], (other) => change({ other })));
     if (!chosen) {
       said.textContent = "There is one version and one range only; nothing to compare it with.";
       return;
     }
-    const right = chosen[2](left);
+    const right = chosen[2]();
     const tap = tapOf(at, model);
     const mine = { model: model.model, version: model.version, ...left };
     const other = { model: right.model ?? model.model, version: right.version ?? model.version, ...right };
@@ -38,17 +38,21 @@ export function compare(content) {
   };
 }
 
-/** What the range on the left can be compared with: [key, text, (left) => the fields of the right]. */
-function choices(taps, model) {
-  const earlier = [["before", "the range before it"], ["hour", "the same, an hour before"], ["day", "the same, a day before"]].map(([key, text]) => [key, text, (left) => moved(left, key, model)]);
-  const steps = model.steps.toReversed().slice(0, 200).map((step) => [`step ${step}`, `step ${step.toLocaleString("en")}`, () => ({ step: String(step) })]);
+/** What the range on the left can be compared with: [key, text, () => the fields of the right]. */
+function choices(taps, model, left) {
+  const earlier = [["before", "the range before it"], ["hour", "the same, an hour before"], ["day", "the same, a day before"]].map(([key, text]) => [key, text, () => moved(left, key)]);
+  const steps = model.steps.toReversed().filter((step) => String(step) !== String(left.step)).slice(0, 200).map((step) => [`step ${step}`, `step ${step.toLocaleString("en")}`, () => ({ step: String(step) })]);
   const versions = taps.models.filter((one) => one.model !== model.model || one.version !== model.version)
-    .map((one) => [`version ${one.model}\n${one.version}`, `${one.model} · ${one.version}`, (left) => ({ ...(left.step && !one.steps.includes(Number(left.step)) ? asked({}, one) : left.begin && one.last !== null && one.last < left.begin ? asked({}, one) : left), model: one.model, version: one.version })]);
-  return [...(model.last === null ? [] : earlier), ...versions, ...steps];
+    .map((one) => [`version ${one.model}\n${one.version}`, `${one.model} · ${one.version}`, () => ({ ...(has(one, left) ? left : asked({}, one)), model: one.model, version: one.version })])
+    .sort(([, , a], [, , b]) => Number(b().model === model.model) - Number(a().model === model.model));
+  return [...(left.step ? [] : earlier), ...(left.step ? steps : []), ...versions, ...(left.step ? [] : steps)];
 }
 
-function moved(left, key, model) {
-  if (left.step) return asked({}, { ...model, steps: [] });
+function has(model, range) {
+  return range.step ? model.steps.includes(Number(range.step)) : model.last !== null && model.last >= range.begin;
+}
+
+function moved(left, key) {
   const begin = Number(left.begin);
   const end = Number(left.end ?? Math.floor(Date.now() / 1000));
   const back = { before: end - begin, hour: 3600, day: 86400 }[key];

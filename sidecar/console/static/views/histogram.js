@@ -31,7 +31,7 @@ export function drawHistogram(place, answers, tap) {
         customdata: theirs.map((one) => [number(one.lower), number(one.upper), share(one.share)]), hovertemplate: `${against}<br>%{customdata[0]} to %{customdata[1]}<br><b>%{customdata[2]}</b><extra></extra>` }] : []),
     ],
     layout: () => ({
-      height: 340, bargap: 0, showlegend: Boolean(theirs),
+      height: 460, bargap: 0, showlegend: Boolean(theirs),
       x: { title: "value, logarithmic away from zero", tickmode: "array", tickvals: shown.map(at), ticktext: shown.map((one) => number(one, 2)), showgrid: true, range: [-extent, extent] },
       y: { title: "share of the values", type: "log", tickformat: "~%", nticks: 6 },
     }),

@@ -16,7 +16,7 @@ export function drawLine(place, answers, series, open) {
   const reference = series === "mean" ? first.reference : null;
   const known = first.channels[series].filter((one) => one !== null);
   const usual = [quantile(known, 0.005), quantile(known, 0.995)];
-  const labelled = series === "mean" ? apart(first.spikes, units.length / 40).slice(0, LABELLED) : [];
+  const labelled = series === "mean" ? apart(first.spikes, units.length / 40).slice(0, LABELLED).filter((one) => Math.abs(one.mean) > 0.25 * Math.abs(first.spikes[0].mean)) : [];
   const band = reference && {
     low: reference.mean.map((mean, unit) => mean - 3 * reference.stddev[unit]), high: reference.mean.map((mean, unit) => mean + 3 * reference.stddev[unit]),
   };
@@ -38,7 +38,7 @@ export function drawLine(place, answers, series, open) {
           x: one.channel, y: one.mean, text: `<b>${signed(one.mean)}</b> · ${one.channel}`, showarrow: false, yshift: one.mean > 0 ? 10 : -10,
           font: { size: 11, color: look.ink }, bgcolor: look.paper, borderpad: 1, opacity: 0.95,
         })),
-        { xref: "paper", x: 1, xanchor: "right", y: band ? 1 : usual[1], yref: band ? "paper" : "y", yanchor: "bottom", showarrow: false, font: { size: 11, color: look.quiet },
+        { xref: "paper", x: 1, xanchor: "right", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, font: { size: 11, color: look.quiet },
           text: band ? "behind: reference ± 3σ" : `behind: 99% of the units, ${number(usual[0], 2)} to ${number(usual[1], 2)}` },
       ],
       showlegend: Boolean(second),

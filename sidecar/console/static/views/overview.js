@@ -48,7 +48,7 @@ function healthy(model, served, state) {
 async function heatmap(body, heat, at, taps, model) {
   const kind = axisOf(at, model);
   const name = at.statistic ?? "kurtosis";
-  const answer = await ask("matrix", { model: model.model, version: model.version, statistic: name, site: at.site ? "" : "", columns: 240, ...course(at, model) });
+  const answer = await ask("matrix", { model: model.model, version: model.version, statistic: name, columns: 240, ...course(at, model) });
   const about = taps.statistics.find((one) => one.name === name);
   const each = at.scale === "layer";
   heat.heading.textContent = kind === "time" ? "Layers over time" : "Layers over training steps";
@@ -84,7 +84,7 @@ function peakOf(values) {
 
 function wordsOf({ row, column, value, plateau: [first, last] }, rows, answer, kind) {
   const told = (place) => (kind === "time" ? moment(answer.start[place]) : `step ${answer.start[place].toLocaleString("en")}`);
-  const high = first === last ? "" : `; it stays within a tenth of that from ${told(first)} to ${told(last)}`;
+  const high = first === last ? "" : `; it stays within a twentieth of that from ${told(first)} to ${told(last)}`;
   return `Peak ${number(value)} in layer ${nameOf(rows[row])} at ${told(column)}${high}.`;
 }
 
@@ -96,7 +96,7 @@ function picture({ answer, rows, values, kind, name, each, mark, at }) {
   const least = signed ? -most : Math.min(...flat);
   // By place and not by moment: panes of several spans would leave cells of all widths.
   const x = answer.start.map((_, place) => place);
-  const ticks = pick(x, 8);
+  const ticks = pick(x, x.length <= 12 ? 12 : 8);
   const told = (place) => (kind === "time" ? moment(answer.start[place]).slice(5, 16) : answer.start[place].toLocaleString("en"));
   const labels = rows.map(nameOf);
   return {
