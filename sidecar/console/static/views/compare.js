@@ -40,12 +40,15 @@ export function compare(content) {
 
 /** What the range on the left can be compared with: [key, text, () => the fields of the right]. */
 function choices(taps, model, left) {
-  const earlier = [["before", "the range before it"], ["hour", "the same, an hour before"], ["day", "the same, a day before"]].map(([key, text]) => [key, text, () => moved(left, key)]);
+  const earlier = [["before", "the range before it"], ["hour", "the same, an hour before"], ["day", "the same, a day before"]]
+    .map(([key, text]) => [key, text, () => moved(left, key)])
+    .filter(([, , right]) => right().end > model.first);
+  const oldest = ["oldest", "the oldest minutes kept", () => ({ begin: model.first, end: model.first + Math.min(600, (model.last - model.first) / 2) })];
   const steps = model.steps.toReversed().filter((step) => String(step) !== String(left.step)).slice(0, 200).map((step) => [`step ${step}`, `step ${step.toLocaleString("en")}`, () => ({ step: String(step) })]);
   const versions = taps.models.filter((one) => one.model !== model.model || one.version !== model.version)
     .map((one) => [`version ${one.model}\n${one.version}`, `${one.model} · ${one.version}`, () => ({ ...(has(one, left) ? left : asked({}, one)), model: one.model, version: one.version })])
     .sort(([, , a], [, , b]) => Number(b().model === model.model) - Number(a().model === model.model));
-  return [...(left.step ? [] : earlier), ...(left.step ? steps : []), ...versions, ...(left.step ? [] : steps)];
+  return [...(left.step ? [] : [...earlier, oldest]), ...(left.step ? steps : []), ...versions, ...(left.step ? [] : steps)];
 }
 
 function has(model, range) {

@@ -1,0 +1,123 @@
+"""A headless Chromium, and the page over known panes and states."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from sidecar.console.api import Api, Sources
+from sidecar.console.http import application
+from sidecar.console.server import HttpServer
+from sidecar.settings import ConsoleSettings, ServerSettings
+from sidecar.timeline import History
+from tests.console.kept import NOW
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed here")
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with driver.sync_playwright() as playwright:
+        # Where tests run as root, as in a container, Chromium cannot have its sandbox.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Pages:
+    """The page at a port of its own, over the panes at `path`; can be stopped and started again at the same port."""
+
+    def __init__(self, path, export, watched, token):
+        self._path, self._export, self._watched, self._token = path, export, watched, token
+        self.port = 0
+        self.start()
+
+    def start(self):
+        admits = (
+            (lambda header: True)
+            if self._token is None
+            else (lambda header: header == b"Bearer " + self._token)
+        )
+        self._api = Api(
+            Sources(History(self._path, dict), self._watched, None), ConsoleSettings(budget=64.0), lambda: NOW
+        )
+        registry = self._export(*self._watched).registry
+        app = application(
+            registry, self._watched, 60.0, admits, list, lambda: False, None, self._api.routes()
+        )
+        self._server = HttpServer(app, ServerSettings(http_port=self.port), None)
+        self.port = self._server.start()
+
+    def stop(self):
+        self._server.stop(10.0)
+        self._api.close()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.port}/"
+
+
+class Visit:
+    """One tab, which remembers what went wrong in it and where it went."""
+
+    def __init__(self, tab, address):
+        self.tab, self.address = tab, address
+        self.faults, self.asked = [], []
+        tab.on(
+            "console",
+            lambda message: (
+                self.faults.append(message.text) if message.type in ("error", "warning") else None
+            ),
+        )
+        tab.on("pageerror", lambda error: self.faults.append(str(error)))
+        tab.on("request", lambda request: self.asked.append(request.url))
+
+    def go(self, place=""):
+        """Open the address and wait until all of it is drawn."""
+        self.tab.goto("about:blank")
+        self.tab.goto(self.address + place)
+        self.drawn()
+
+    def drawn(self):
+        self.tab.wait_for_selector("#bottom:not(:empty)", state="attached", timeout=20_000)
+
+    @property
+    def elsewhere(self):
+        ours = (self.address, "data:", "blob:", "about:")
+        return [url for url in self.asked if not url.startswith(ours)]
+
+
+@pytest.fixture
+def pages(kept_panes, export):
+    opened = []
+
+    def pages(*watched, token=None, path=kept_panes):
+        opened.append(Pages(path, export, watched, token))
+        return opened[-1]
+
+    yield pages
+    for one in opened:
+        one.stop()
+
+
+@pytest.fixture
+def visit(chromium, pages):
+    """`visit(*watched)`: a tab at a page over these models."""
+    contexts = []
+
+    def visit(*watched, token=None, served=None, width=1280, clock=False, **more):
+        at = served or pages(*watched, token=token, **more)
+        context = chromium.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        contexts.append(context)
+        tab = context.new_page()
+        if clock:
+            tab.clock.install(time=NOW)
+        return Visit(tab, at.address)
+
+    yield visit
+    for context in contexts:
+        context.close()

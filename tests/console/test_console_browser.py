@@ -1,0 +1,159 @@
+"""The page in a headless Chromium: each view with known panes, and what a browser must never do with it."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from sidecar.timeline.steps import recording
+from tests.console.kept import NOW, START
+from tests.console.published import COURSE, LAYERS, PEAKS, layer_values, step_values, unit_means
+
+RANGE = f"model=digits&version=1&begin={START}&end={NOW}"
+VIEWS = {
+    "overview": f"#/overview?{RANGE}&statistic=rms",
+    "layer": f"#/layer?{RANGE}&layer=1",
+    "neuron": f"#/neuron?{RANGE}&layer=0&channel=7",
+    "drift": f"#/drift?{RANGE}",
+    "compare": f"#/compare?model=digits&version=1&begin={START + 30}&end={NOW}",
+}
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory):
+    path = tmp_path_factory.mktemp("published") / "panes.db"
+    rng = np.random.default_rng(0)
+    with recording(path, "layer") as run, run.step(300_000) as step:
+        step.add(0, "resid", layer_values(rng, unit_means(rng)))
+    with recording(path, "steps") as run:
+        for number in COURSE:
+            with run.step(number) as step:
+                for layer in range(1, LAYERS + 1):
+                    step.add(layer, "resid", step_values(rng, layer, number))
+    return path
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_each_view_is_drawn_without_a_fault_and_without_leaving_the_host(visit, name):
+    there = visit()
+    there.go(VIEWS[name])
+    assert there.tab.locator("h1").count() == 1
+    assert there.tab.locator("text=Loading.").count() == 0
+    assert there.faults == []
+    assert there.elsewhere == []
+
+
+@pytest.mark.parametrize("name", ["overview", "layer", "neuron", "compare"])
+def test_each_view_with_panes_has_plots_of_them(visit, name):
+    there = visit()
+    there.go(VIEWS[name])
+    assert there.tab.locator(".plot .main-svg").count() > 0
+    assert there.tab.locator(".wrong").count() == 0
+
+
+def test_the_published_layer_has_its_spikes_labelled_with_their_signs(visit, published):
+    there = visit(path=published)
+    there.go("#/layer?model=layer")
+    told = there.tab.locator(".plot").first.get_attribute("aria-label")
+    for unit, height in PEAKS.items():
+        sign = "+" if height > 0 else "−"
+        assert f"{unit}: {sign}{abs(height):.0f}"[: len(str(unit)) + 4] in told
+    # Of the rebuilt chart: kurtosis 155, largest over median 53, crest 23.
+    rows = dict(row.inner_text().split("\t")[:2] for row in there.tab.locator("tbody tr").all()[:7])
+    assert float(rows["Kurtosis"]) == pytest.approx(155, rel=0.1)
+    assert float(rows["Largest over median"]) == pytest.approx(53, rel=0.1)
+    assert float(rows["Crest"]) == pytest.approx(23, rel=0.1)
+
+
+def test_the_published_heatmap_has_its_plateau_found(visit, published):
+    there = visit(path=published)
+    there.go("#/overview?model=steps&statistic=mean")
+    note = there.tab.locator(".note").first.inner_text()
+    assert "in layer 12 resid at step 240,000" in note
+    assert "from step 210,000 to step 240,000" in note
+
+
+def test_a_module_named_like_an_image_stays_text(visit):
+    there = visit()
+    there.go(VIEWS["layer"])
+    assert "<img onerror=x>" in there.tab.locator("main .controls").first.inner_text()
+    assert there.tab.locator("img").count() == 0
+
+
+def test_the_page_goes_on_when_the_sidecar_comes_back(visit, pages):
+    served = pages()
+    there = visit(served=served, clock=True)
+    there.go(VIEWS["overview"])
+    served.stop()
+    there.tab.clock.fast_forward(11_000)
+    there.tab.wait_for_selector("text=The sidecar does not answer")
+    served.start()
+    there.tab.clock.fast_forward(11_000)
+    there.tab.wait_for_selector("#bottom:has-text('As of')")
+    assert there.tab.locator(".plot .main-svg").count() > 0
+
+
+def test_a_token_is_asked_for_and_kept_for_the_tab(visit):
+    there = visit(token=b"secret")
+    there.tab.goto(there.address)
+    there.tab.fill("#token", "wrong")
+    there.tab.click("text=Open")
+    there.tab.wait_for_selector("text=That token is not valid.")
+    there.tab.fill("#token", "secret")
+    there.tab.click("text=Open")
+    there.drawn()
+    there.tab.reload()
+    there.drawn()
+    assert there.tab.locator("#token").count() == 0
+
+
+def test_a_plot_downloads_as_a_picture_and_as_its_numbers(visit, tmp_path):
+    there = visit()
+    there.go(VIEWS["layer"])
+    with there.tab.expect_download() as saved:
+        there.tab.locator("text=PNG").first.click()
+    saved.value.save_as(tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    with there.tab.expect_download() as saved:
+        there.tab.locator("text=CSV").first.click()
+    saved.value.save_as(tmp_path / "plot.csv")
+    rows = list(csv.reader((tmp_path / "plot.csv").read_text().splitlines()))
+    assert rows[0] == ["unit", "mean", "rms", "absmax", "fire_rate"]
+    assert len(rows) == 65
+    assert there.faults == []
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_no_view_is_wider_than_a_phone(visit, name):
+    there = visit(width=375)
+    there.go(VIEWS[name])
+    assert there.tab.evaluate("document.documentElement.scrollWidth") == 375
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_axe_finds_no_serious_fault(visit, name):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    there = visit()
+    there.go(VIEWS[name])
+    found = axe.run(there.tab).response["violations"]
+    assert [
+        (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
+    ] == []
+
+
+def test_the_theme_is_chosen_by_a_button_and_kept(visit):
+    there = visit()
+    there.go(VIEWS["overview"])
+    there.tab.click("button.theme")
+    assert there.tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    there.tab.reload()
+    assert there.tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_the_overview_says_where_drift_begins(visit, fixed_model):
+    there = visit(fixed_model)
+    there.go("#/overview")
+    assert "Drift begins in layer" in there.tab.locator(".verdict").inner_text()
+    assert there.faults == []
