@@ -1,4 +1,4 @@
-"""The command line: serve, demo, taps, check, evaluate, export, baseline."""
+"""The command line: serve, demo, taps, check, evaluate, export, report, baseline."""
 
 from __future__ import annotations
 
@@ -231,6 +231,40 @@ def export(
     lowest, highest = (None if at is None else at.replace(tzinfo=UTC).timestamp() for at in (begin, end))
     written = parquet.export(_store_path(loaded, store), lowest, highest, out, channels=channels)
     print(f"{out}: {written} rows")
+
+
+@app.command()
+def report(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="Where the HTML file is written.")],
+    begin: Annotated[
+        datetime | None, typer.Option("--from", help="First moment, UTC; the oldest pane by default.")
+    ] = None,
+    end: Annotated[
+        datetime | None, typer.Option("--to", help="Moment behind the last, UTC; the newest pane by default.")
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option(min=0, help="Training step, in place of a range of time.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Name of the model; the first one kept by default.")] = "",
+    version: Annotated[str, typer.Option(help="Its version; the first one kept by default.")] = "",
+    store: Annotated[Path | None, typer.Option(help="Which store, in place of store.path.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder for PNGs of the views, which takes a Chromium on the path.")
+    ] = None,
+) -> None:
+    """Write what the store has of a range as one HTML file that needs no server: the page with its answers in it."""
+    from sidecar import reports
+    from sidecar.console.report import Reported
+
+    loaded = _load(config)
+    lowest, highest = (None if at is None else at.replace(tzinfo=UTC).timestamp() for at in (begin, end))
+    reported = Reported(model, version, lowest, highest, step)
+    reports.write(_store_path(loaded, store), loaded.console, reported, out, time.time)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    if pictures:
+        for picture in reports.photograph(out, pictures, os.environ["PATH"]):
+            print(picture)
 
 
 def _store_path(loaded: Settings, given: Path | None) -> Path:

@@ -109,14 +109,15 @@ def visit(chromium, pages):
     """`visit(*watched)`: a tab at a page over these models."""
     contexts = []
 
-    def visit(*watched, token=None, served=None, width=1280, clock=False, **more):
-        at = served or pages(*watched, token=token, **more)
+    def visit(*watched, address=None, width=1280, clock=False, **more):
+        """address: of a page that is there already."""
+        at = address or pages(*watched, **more).address
         context = chromium.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
         contexts.append(context)
         tab = context.new_page()
         if clock:
             tab.clock.install(time=NOW)
-        return Visit(tab, at.address)
+        return Visit(tab, at)
 
     yield visit
     for context in contexts:

@@ -84,7 +84,7 @@ def test_a_module_named_like_an_image_stays_text(visit):
 
 def test_the_page_goes_on_when_the_sidecar_comes_back(visit, pages):
     served = pages()
-    there = visit(served=served, clock=True)
+    there = visit(address=served.address, clock=True)
     there.go(VIEWS["overview"])
     served.stop()
     there.tab.clock.fast_forward(11_000)

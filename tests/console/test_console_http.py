@@ -152,17 +152,8 @@ async def test_the_status_of_a_model_without_telemetry_has_no_layers(browse, pla
     assert (model["instrumented"], model["layers"], model["inference_seconds"]) == (False, [], 1.5)
 
 
-async def test_names_on_the_page_are_escaped(browse, plain_model):
-    hostile = replace(plain_model, model="<img onerror=x>", version="<b>")
-    async with browse(hostile) as http:
-        page = (await http.get("/")).text
-    assert "<img" not in page
-    assert "&lt;img onerror=x&gt; version &lt;b&gt;: ready" in page
-
-
 async def test_a_hostile_module_name_is_only_ever_json(browse, fresh_model):
     async with browse(fresh_model(1, ("<img onerror=x>",))) as http:
-        assert "<img" not in (await http.get("/")).text
         status = await http.get("/api/v1/status")
     assert status.headers["content-type"] == "application/json"
     assert status.json()["models"][0]["layers"][0]["site"] == "<img onerror=x>"

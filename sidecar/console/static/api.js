@@ -13,11 +13,11 @@ export class Refused extends Error {
 const kept = document.getElementById("answers") ? JSON.parse(document.getElementById("answers").textContent) : null;
 export const inReport = kept !== null;
 
-const OF_RANGE = new Set(["begin", "end", "step", "model", "version", "columns", "points", "per_octave", "spikes", "limit", "offset"]);
+const OF_RANGE = new Set(["begin", "end", "step", "model", "version", "columns", "points", "per_octave", "spikes", "limit", "offset", "other_model", "other_version", "other_begin", "other_end", "other_step"]);
 
-function keyOf(path, fields) {
+function keyOf(path, fields, side) {
   const told = Object.entries(fields).filter(([key]) => !OF_RANGE.has(key)).map(([key, value]) => `${key}=${value}`);
-  return [path, ...told.sort()].join(" ");
+  return [path, ...told.sort(), ...(side ? [side] : [])].join(" ");
 }
 
 function given(fields) {
@@ -42,11 +42,14 @@ async function fetched(path) {
   throw new Refused(reply.status, told);
 }
 
-/** The answer of /api/v1/<path>. Throws Refused; status 0 where nobody answers. */
-export async function ask(path, fields = {}) {
+/** The answer of /api/v1/<path>. Throws Refused; status 0 where nobody answers.
+ *
+ * side: "right" for what a comparison has there, which a report keeps apart.
+ */
+export async function ask(path, fields = {}, side = "") {
   const wanted = given(fields);
   if (kept) {
-    const answer = kept[keyOf(path, wanted)];
+    const answer = kept[keyOf(path, wanted, side)];
     if (answer === undefined) throw new Refused(404, "This was not written into the report.");
     if (answer.refused) throw new Refused(403, answer.refused);
     return answer;

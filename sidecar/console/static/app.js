@@ -103,7 +103,7 @@ async function render(again = false) {
     // A view that is drawn again fills the sections it has, so that nothing jumps.
     if (shown?.key !== key) shown = { key, view: VIEWS[view][1](content) };
     await shown.view({ at, taps, model });
-    if (turn === drawing) document.getElementById("bottom").textContent = inReport ? "" : `As of ${moment(Date.now() / 1000)}`;
+    if (turn === drawing) document.getElementById("bottom").textContent = inReport ? "A report of what was kept; it asks nobody." : `As of ${moment(Date.now() / 1000)}`;
   } catch (error) {
     if (turn !== drawing) return;
     if (error.status === 401) {

@@ -24,7 +24,7 @@ export function plain(text) {
 function axis(look, more = {}) {
   return {
     gridcolor: look.line, linecolor: look.line, zerolinecolor: look.quiet, zerolinewidth: 1, tickfont: { color: look.quiet },
-    automargin: true, ...more, title: { text: more.title ?? "", font: { size: 12, color: look.quiet }, standoff: 8 },
+    automargin: true, exponentformat: "power", ...more, title: { text: more.title ?? "", font: { size: 12, color: look.quiet }, standoff: 8 },
   };
 }
 

@@ -31,7 +31,7 @@ export function compare(content) {
       filled(layers.body, (body) => sideBySide(body, said, at, mine, other)),
       filled(line.body, (body) => bothLines(body, line, at, model, tap, mine, other)),
       filled(values.body, async (body) => {
-        const answers = await Promise.all([mine, other].map((side) => ask("histogram", { ...side, layer: tap.layer, site: tap.site, per_octave: 4 })));
+        const answers = await Promise.all([[mine, ""], [other, "right"]].map(([range, side]) => ask("histogram", { ...range, layer: tap.layer, site: tap.site, per_octave: 4 }, side)));
         await drawHistogram(body, answers, tap);
       }),
     ]);
@@ -83,7 +83,7 @@ async function bothLines(body, line, at, model, tap, mine, other) {
   const series = SERIES[at.series] ? at.series : "mean";
   const controls = line.section.querySelector(".controls");
   if (!controls.contains(document.activeElement)) controls.replaceChildren(tapChoice(model, tap), choice("Shown", Object.entries(SERIES).map(([key, one]) => [key, one.title]), series, (value) => change({ series: value })));
-  const answers = await Promise.all([mine, other].map((side) => ask("layer", { ...side, layer: tap.layer, site: tap.site, spikes: 40 })));
+  const answers = await Promise.all([[mine, ""], [other, "right"]].map(([range, side]) => ask("layer", { ...range, layer: tap.layer, site: tap.site, spikes: 40 }, side)));
   line.heading.textContent = `Units of layer ${nameOf(tap)}, both sides`;
   await drawLine(body, answers, series, (channel) => { location.hash = href({ ...at, view: "neuron", layer: tap.layer, site: tap.site, channel }); });
 }

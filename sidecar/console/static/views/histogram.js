@@ -27,8 +27,8 @@ export function drawHistogram(place, answers, tap) {
       { type: "bar", name: other ? "left" : "now", x: mine.map((one) => one.x), width: mine.map((one) => one.width), y: mine.map((one) => one.share || null),
         customdata: mine.map((one) => [number(one.lower), number(one.upper), one.count.toLocaleString("en"), share(one.share)]),
         marker: { color: look.accent, opacity: 0.75, line: { width: 0 } }, hovertemplate: "%{customdata[0]} to %{customdata[1]}<br><b>%{customdata[3]}</b> · %{customdata[2]} values<extra></extra>" },
-      ...(theirs ? [{ type: "scatter", mode: "lines", name: against, x: theirs.map((one) => one.x), y: theirs.map((one) => one.share || null), line: { color: look.ink, width: 1.4, shape: "hvh" }, connectgaps: false,
-        customdata: theirs.map((one) => [number(one.lower), number(one.upper), share(one.share)]), hovertemplate: `${against}<br>%{customdata[0]} to %{customdata[1]}<br><b>%{customdata[2]}</b><extra></extra>` }] : []),
+      ...(theirs ? [{ type: "scatter", mode: "lines", name: against, ...outline(theirs), line: { color: look.ink, width: 1.4 }, connectgaps: false,
+        customdata: theirs.flatMap((one) => Array(3).fill([number(one.lower), number(one.upper), share(one.share)])), hovertemplate: `${against}<br>%{customdata[0]} to %{customdata[1]}<br><b>%{customdata[2]}</b><extra></extra>` }] : []),
     ],
     layout: () => ({
       height: 460, bargap: 0, showlegend: Boolean(theirs),
@@ -37,6 +37,14 @@ export function drawHistogram(place, answers, tap) {
     }),
     data: () => ({ heads: ["lower", "upper", "count", ...(ours.reference_count ? ["reference_count"] : [])], rows: ours.lower.map((low, i) => [low, ours.upper[i], ours.count[i], ...(ours.reference_count ? [ours.reference_count[i]] : [])]) }),
   });
+}
+
+/** The upper edge of bars as a line, with a gap where there is none. */
+function outline(cells) {
+  return {
+    x: cells.flatMap(({ x, width }) => [x - width / 2, x, x + width / 2]),
+    y: cells.flatMap((one) => Array(3).fill(one.share || null)),
+  };
 }
 
 /** Cells as bars; those about zero, which the axis cannot part, in one. */

@@ -128,14 +128,14 @@ async function listUnits(body, units, at, where, range) {
 async function drawMoments(body, at, taps, model, tap) {
   const kind = axisOf(at, model);
   const answers = await Promise.all(MOMENTS.map((statistic) =>
-    ask("matrix", { model: model.model, version: model.version, statistic, site: tap.site, columns: 120, ...course(at, model) })));
+    ask("matrix", { model: model.model, version: model.version, statistic, columns: 120, ...course(at, model) })));
   if (!answers[0].start.length) {
     body.replaceChildren(el("p", { class: "quiet" }, "Nothing is kept of this range."));
     return;
   }
   if (!body.querySelector(".small")) body.replaceChildren(el("div", { class: "grid" }, MOMENTS.map((name) => el("div", { class: "small" }, el("h3", {}, name.replaceAll("_", " ")), el("div", {})))));
   await Promise.all(answers.map((answer, place) => {
-    const row = answer.rows.findIndex((one) => one.layer === tap.layer);
+    const row = answer.rows.findIndex((one) => one.layer === tap.layer && one.site === tap.site);
     const known = taps.statistics.find((one) => one.name === answer.statistic)?.gaussian ?? (answer.statistic === "hoyer" ? GAUSSIAN.hoyer : null);
     const last = answer.values[row].findLast((one) => one !== null);
     return drawCourse(body.querySelectorAll(".small")[place].lastChild, {

@@ -18,7 +18,7 @@ export function drawLine(place, answers, series, open) {
   const usual = [quantile(known, 0.005), quantile(known, 0.995)];
   const labelled = series === "mean" ? apart(first.spikes, units.length / 40).slice(0, LABELLED).filter((one) => Math.abs(one.mean) > 0.25 * Math.abs(first.spikes[0].mean)) : [];
   const band = reference && {
-    low: reference.mean.map((mean, unit) => mean - 3 * reference.stddev[unit]), high: reference.mean.map((mean, unit) => mean + 3 * reference.stddev[unit]),
+    low: reference.mean.map((mean, unit) => mean - reference.stddev[unit]), high: reference.mean.map((mean, unit) => mean + reference.stddev[unit]),
   };
   const quiet = { type: "scatter", mode: "lines", hoverinfo: "skip", line: { width: 0 } };
   const heads = ["unit", "mean", "rms", "absmax", "fire_rate"];
@@ -39,7 +39,7 @@ export function drawLine(place, answers, series, open) {
           font: { size: 11, color: look.ink }, bgcolor: look.paper, borderpad: 1, opacity: 0.95,
         })),
         { xref: "paper", x: 1, xanchor: "right", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, font: { size: 11, color: look.quiet },
-          text: band ? "behind: reference ± 3σ" : `behind: 99% of the units, ${number(usual[0], 2)} to ${number(usual[1], 2)}` },
+          text: band ? "behind: values of the reference, mean ± σ" : `behind: 99% of the units, ${number(usual[0], 2)} to ${number(usual[1], 2)}` },
       ],
       showlegend: Boolean(second),
     }),

@@ -17,11 +17,11 @@ export function neuron(content) {
   content.replaceChildren(el("div", { class: "title" }, title, controls), now.section, history.section, spread.section);
   return async ({ at, model }) => {
     const tap = tapOf(at, model);
-    const channel = Math.max(0, Number(at.channel ?? 0) || 0);
+    const where = { model: model.model, version: model.version, layer: tap.layer, site: tap.site };
+    const channel = at.channel === undefined ? await hottest(where, asked(at, model)) : Number(at.channel);
+    const kind = axisOf(at, model);
     title.textContent = `Unit ${channel.toLocaleString("en")} of layer ${nameOf(tap)}`;
     if (!controls.contains(document.activeElement)) controls.replaceChildren(tapChoice(model, tap), unitField(channel, tap));
-    const where = { model: model.model, version: model.version, layer: tap.layer, site: tap.site };
-    const kind = axisOf(at, model);
     history.heading.textContent = kind === "time" ? "Over time" : "Over training steps";
     await Promise.all([
       filled(now.body, (body) => standing(body, where, asked(at, model), channel)),
@@ -33,6 +33,17 @@ export function neuron(content) {
       }),
     ]);
   };
+}
+
+/** The unit with the largest magnitude; the first where the range tells nothing. */
+async function hottest(where, range) {
+  try {
+    const { channels } = await ask("layer", { ...where, ...range, spikes: 40 });
+    return channels.absmax.indexOf(Math.max(...channels.absmax));
+  } catch (error) {
+    if (error.status === 403) return 0;
+    throw error;
+  }
 }
 
 function unitField(channel, tap) {
@@ -65,8 +76,8 @@ async function courses(body, answer, kind, tap, channel) {
   await Promise.all(COURSES.map(([key, title], place) => drawCourse(body.querySelectorAll(".small")[place].lastChild, {
     name: `layer-${tap.layer}-unit-${channel}-${key}`, told: `${title} of unit ${channel} over ${answer.start.length} panes, the last ${number(answer[key].findLast((one) => one !== null))}`,
     axis: kind, start: answer.start, height: 200, series: [{ name: title, values: answer[key] }],
-    band: key === "mean" && mean !== null ? [mean - 3 * sigma, mean + 3 * sigma] : null,
-    levels: key === "mean" && mean !== null ? [{ value: mean, name: "reference ± 3σ" }] : [],
+    band: key === "mean" && mean !== null ? [mean - sigma, mean + sigma] : null,
+    levels: key === "mean" && mean !== null ? [{ value: mean, name: "reference ± σ" }] : [],
   })));
 }
 

@@ -96,8 +96,9 @@ function picture({ answer, rows, values, kind, name, each, mark, at }) {
   const least = signed ? -most : Math.min(...flat);
   // By place and not by moment: panes of several spans would leave cells of all widths.
   const x = answer.start.map((_, place) => place);
+  const brief = answer.start.at(-1) - answer.start[0] < 7200;
   const ticks = pick(x, x.length <= 12 ? 12 : 8);
-  const told = (place) => (kind === "time" ? moment(answer.start[place]).slice(5, 16) : answer.start[place].toLocaleString("en"));
+  const told = (place) => (kind === "time" ? moment(answer.start[place]).slice(...(brief ? [11] : [5, 16])) : answer.start[place].toLocaleString("en"));
   const labels = rows.map(nameOf);
   return {
     name: `${answer.model}-layers-${name}`,
@@ -150,9 +151,11 @@ async function drawTraffic(body, at, model, served, state) {
     ["Layers tapped", number(model.taps.length)],
   ]));
   const kind = axisOf(at, model);
-  const values = answer.requests.map((one, place) => (kind === "time" ? one / answer.seconds[place] : one));
+  // A pane that is still open has not had its time yet.
+  const open = (place) => answer.start[place] + answer.seconds[place] > Date.now() / 1000;
+  const values = answer.requests.map((one, place) => (kind === "step" ? one : open(place) ? null : one / answer.seconds[place]));
   await drawCourse(body.lastChild, {
-    name: `${model.model}-requests`, told: `Observed requests, ${values.length} points, the last ${number(values.at(-1))}`, axis: kind, start: answer.start,
+    name: `${model.model}-requests`, told: `Observed requests, ${values.length} points, the last ${number(values.findLast((one) => one !== null))}`, axis: kind, start: answer.start,
     series: [{ name: kind === "time" ? "observed requests a second" : "observed requests", values }], height: 170,
   });
 }

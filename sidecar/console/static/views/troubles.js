@@ -1,6 +1,6 @@
 /** What is wrong with a model version right now, the worst first. */
 
-import { number, share, signed } from "../dom.js";
+import { number, signed } from "../dom.js";
 import { nameOf } from "./parts.js";
 
 /** [{text, tap, view}]; an empty list if nothing is.
@@ -31,8 +31,8 @@ function drifting(state) {
   if (!active.length) return state.model_active ? [{ view: "drift", tap: state.layers[0].tap, text: "The model as a whole drifts, and no layer alone does." }] : [];
   const first = active[0];
   const what = first.shifted_statistic ? `: ${first.shifted_statistic.replaceAll("_", " ")} moved by ${signed(effect(first, "mean_shift"))} sigma` : "";
-  const many = active.length > 1 ? `, and ${active.length - 1} more of ${state.layers.length} layers (${share(active.length / state.layers.length)})` : "";
-  return [{ view: "drift", tap: first.tap, text: `Drift begins in layer ${nameOf(first.tap)}${what}${many}.` }];
+  const many = active.length > 1 ? ` ${active.length} of ${state.layers.length} layers drift.` : "";
+  return [{ view: "drift", tap: first.tap, text: `Drift begins in layer ${nameOf(first.tap)}${what}.${many}` }];
 }
 
 function others(list) {

@@ -1,0 +1,61 @@
+"""Writes a range of the store as one HTML file, and pictures of its views."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sidecar.console.bundle import document
+from sidecar.console.report import Reported, answers
+from sidecar.console.scope import Scope
+from sidecar.errors import ConfigError, RequestError
+from sidecar.settings import ConsoleSettings
+from sidecar.timeline import History
+from sidecar.types import Clock
+
+VIEWS = ("overview", "layer", "neuron", "drift", "compare")
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_SECONDS = 60.0
+
+
+def write(store: Path, settings: ConsoleSettings, reported: Reported, out: Path, clock: Clock) -> None:
+    """The page with its answers in it, at `out`.
+
+    Raises ConfigError for a store that is not there, or a model version or step that it does not have; StoreError
+    for one that is damaged.
+    """
+    if not store.exists():
+        raise ConfigError(f"there is no store {store}")
+    try:
+        with History(store, dict).open() as recall:
+            told = answers(Scope(recall, (), None, settings.min_requests, clock), reported)
+    except RequestError as error:
+        raise ConfigError(f"store {store}: {error}") from error
+    title = f"{reported.model or 'Activations'} · report"
+    out.write_text(document(title, told), encoding="utf-8")
+
+
+def photograph(report: Path, folder: Path, path: str) -> Iterator[Path]:
+    """A PNG of each view. path: where to look for a Chromium. Raises ConfigError where there is none."""
+    found = [browser for name in _BROWSERS if (browser := shutil.which(name, path=path))]
+    if not found:
+        raise ConfigError(f"--pictures needs a Chromium on the path: one of {', '.join(_BROWSERS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Chromium refuses its sandbox to root; what is opened is the file that was just written.
+    privileges = ["--no-sandbox"] if os.geteuid() == 0 else []
+    for view in VIEWS:
+        picture = (folder / f"{view}.png").absolute()
+        with tempfile.TemporaryDirectory() as profile:
+            command = [
+                found[0], "--headless", *privileges, f"--user-data-dir={profile}", "--hide-scrollbars",
+                "--window-size=1280,1800", "--virtual-time-budget=10000", f"--screenshot={picture}",
+                f"{report.absolute().as_uri()}#/{view}",
+            ]  # fmt: skip
+            subprocess.run(command, check=False, timeout=_SECONDS, capture_output=True)
+        if not picture.exists():
+            raise ConfigError(f"{found[0]} made no picture of {view}")
+        yield picture

@@ -1,0 +1,103 @@
+"""A report: the page and its answers in one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+
+import pytest
+
+from sidecar.console import page
+from sidecar.console.report import Reported
+from sidecar.errors import ConfigError
+from sidecar.reports import photograph, write
+from sidecar.settings import ConsoleSettings
+from tests.console.kept import NOW, START
+
+WHOLE = Reported("digits", "1", START, NOW)
+
+
+@pytest.fixture(scope="session")
+def report(kept_panes, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write(kept_panes, ConsoleSettings(), WHOLE, path, lambda: NOW)
+    return path
+
+
+def answers(report):
+    return json.loads(re.search(r'id="answers">(.*?)</script>', report.read_text()).group(1))
+
+
+def test_a_report_allows_its_own_scripts_and_nothing_else(report):
+    text = report.read_text()
+    policy = re.search(r'content-security-policy" content="([^"]*)"', text).group(1)
+    scripts = re.findall(r"<script(?: type=\"module\")?>(.*?)</script>", text, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    assert f"script-src {allowed};" in policy
+    assert "default-src 'none'" in policy
+    assert "connect-src" not in policy
+
+
+def test_a_name_in_a_report_cannot_end_the_script_that_it_stands_in(report):
+    assert "<img" not in report.read_text()
+    modules = [tap["module"] for tap in answers(report)["taps"]["models"][0]["taps"]]
+    assert "<img onerror=x>" in modules
+
+
+def test_a_report_withholds_what_the_page_withholds(kept_panes, tmp_path):
+    write(kept_panes, ConsoleSettings(), Reported("rare"), tmp_path / "report.html", lambda: NOW)
+    layer = answers(tmp_path / "report.html")["layer layer=0 site=resid"]
+    assert "console.min_requests is 20" in layer["refused"]
+
+
+def test_a_report_of_a_step_tells_of_that_step(kept_panes, tmp_path):
+    write(
+        kept_panes,
+        ConsoleSettings(),
+        Reported("digits", "1", step=20_000),
+        tmp_path / "report.html",
+        lambda: NOW,
+    )
+    found = answers(tmp_path / "report.html")
+    assert found["layer layer=0 site=resid"]["covered"]["step"] == 20_000
+    assert found["compare"]["right"]["step"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("reported", "said"),
+    [
+        (Reported("nobody"), "nothing is known of model 'nobody'"),
+        (Reported("digits", "1", step=5), "step 5 is not kept"),
+    ],
+)
+def test_a_report_of_what_is_not_kept_is_refused(kept_panes, tmp_path, reported, said):
+    with pytest.raises(ConfigError, match=said):
+        write(kept_panes, ConsoleSettings(), reported, tmp_path / "report.html", lambda: NOW)
+
+
+def test_a_store_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="there is no store"):
+        write(tmp_path / "no.db", ConsoleSettings(), WHOLE, tmp_path / "report.html", lambda: NOW)
+
+
+def test_without_plotly_a_report_says_what_it_needs(kept_panes, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install"):
+        write(kept_panes, ConsoleSettings(), WHOLE, tmp_path / "report.html", lambda: NOW)
+
+
+def test_pictures_without_a_chromium_are_refused(report, tmp_path):
+    with pytest.raises(ConfigError, match="needs a Chromium"):
+        next(photograph(report, tmp_path, str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["overview", "layer", "neuron", "drift", "compare"])
+def test_a_report_opens_in_a_browser_without_a_server(visit, report, name):
+    there = visit(address=report.as_uri())
+    there.go(f"#/{name}")
+    assert there.tab.locator(".wrong").count() == 0
+    assert there.tab.locator("text=Loading.").count() == 0
+    assert (there.faults, there.elsewhere) == ([], [])
