@@ -9,9 +9,10 @@ from typing import Any
 
 from sidecar.console.answers import TapAnswer
 from sidecar.console.api import METHODS
-from sidecar.console.questions import DriftQuestion, Filter, Order
+from sidecar.console.questions import DriftQuestion, Filter, Order, Range
 from sidecar.console.scope import Scope
 from sidecar.errors import InvalidInputError, RequestError
+from sidecar.timeline import Subject
 from sidecar.timeline.statistics import STATISTICS
 
 UNITS = 8
@@ -33,7 +34,10 @@ class Reported:
 
 
 def answers(scope: Scope, reported: Reported) -> dict[str, object]:
-    """Key of a question -> its answer, or why it is refused. Raises InvalidInputError where nothing is kept."""
+    """Key of a question -> its answer, or why it is refused.
+
+    Raises UnknownModelError, or InvalidInputError where no panes are kept, or not that step.
+    """
     return dict(_Writer(scope, reported).everything())
 
 
@@ -50,12 +54,13 @@ class _Writer:
         )
         self._which = {"model": subject.model, "version": subject.version}
         self._oldest = self._model["first"]
-        self._range = self._chosen(reported)
+        self._range = self._chosen(subject, reported)
 
-    def _chosen(self, reported: Reported) -> dict[str, Any]:
+    def _chosen(self, subject: Subject, reported: Reported) -> dict[str, Any]:
         first, last = self._model["first"], self._model["last"]
         if reported.step is not None or (last is None and self._model["steps"]):
             step = self._model["steps"][-1] if reported.step is None else reported.step
+            self._scope.panes(subject, Range(step=step))
             self._model |= {
                 "first": None,
                 "last": None,

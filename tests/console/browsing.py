@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from sidecar.console.api import Api, Sources
 from sidecar.console.http import application
@@ -16,7 +17,7 @@ from tests.console.kept import NOW
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chromium():
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed here")
@@ -31,8 +32,8 @@ def chromium():
 class Pages:
     """The page at a port of its own, over the panes at `path`; can be stopped and started again at the same port."""
 
-    def __init__(self, path, export, watched, token):
-        self._path, self._export, self._watched, self._token = path, export, watched, token
+    def __init__(self, path, watched, token):
+        self._path, self._watched, self._token = path, watched, token
         self.port = 0
         self.start()
 
@@ -45,9 +46,8 @@ class Pages:
         self._api = Api(
             Sources(History(self._path, dict), self._watched, None), ConsoleSettings(budget=64.0), lambda: NOW
         )
-        registry = self._export(*self._watched).registry
         app = application(
-            registry, self._watched, 60.0, admits, list, lambda: False, None, self._api.routes()
+            CollectorRegistry(), self._watched, 60.0, admits, list, lambda: False, None, self._api.routes()
         )
         self._server = HttpServer(app, ServerSettings(http_port=self.port), None)
         self.port = self._server.start()
@@ -91,12 +91,29 @@ class Visit:
         return [url for url in self.asked if not url.startswith(ours)]
 
 
+@pytest.fixture(scope="session")
+def seen(chromium, kept_panes):
+    """`seen(place)`: a tab that is opened once, at a view of the kept panes."""
+    served, tabs = Pages(kept_panes, (), None), {}
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+
+    def seen(place):
+        if place not in tabs:
+            tabs[place] = Visit(context.new_page(), served.address)
+            tabs[place].go(place)
+        return tabs[place]
+
+    yield seen
+    context.close()
+    served.stop()
+
+
 @pytest.fixture
-def pages(kept_panes, export):
+def pages(kept_panes):
     opened = []
 
     def pages(*watched, token=None, path=kept_panes):
-        opened.append(Pages(path, export, watched, token))
+        opened.append(Pages(path, watched, token))
         return opened[-1]
 
     yield pages

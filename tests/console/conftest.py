@@ -10,13 +10,13 @@ import pytest
 from sidecar.console.http import application
 from sidecar.server.security import Role, Tokens
 from sidecar.settings import ServerSettings
-from tests.console.browsing import chromium, pages, visit
+from tests.console.browsing import chromium, pages, seen, visit
 from tests.console.kept import ask, kept_panes, questioned, refused
 from tests.export.conftest import WINDOW, export, fixed_model, fresh_model, plain_model
 
 __all__ = [
     "ask", "chromium", "export", "fixed_model", "fresh_model", "kept_panes", "pages",
-    "plain_model", "questioned", "refused", "visit",
+    "plain_model", "questioned", "refused", "seen", "visit",
 ]  # fmt: skip
 
 

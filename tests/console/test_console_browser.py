@@ -35,22 +35,37 @@ def published(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", VIEWS)
-def test_each_view_is_drawn_without_a_fault_and_without_leaving_the_host(visit, name):
-    there = visit()
-    there.go(VIEWS[name])
+@pytest.fixture(params=VIEWS)
+def there(request, seen):
+    return seen(VIEWS[request.param])
+
+
+def test_each_view_is_drawn_without_a_fault_and_without_leaving_the_host(there):
     assert there.tab.locator("h1").count() == 1
     assert there.tab.locator("text=Loading.").count() == 0
+    assert there.tab.locator(".wrong").count() == 0
     assert there.faults == []
     assert there.elsewhere == []
 
 
+def test_axe_finds_no_serious_fault(there):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
+    found = axe.run(there.tab).response["violations"]
+    grave = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == []
+
+
+def test_no_view_is_wider_than_a_phone(there):
+    wide = there.tab.viewport_size
+    there.tab.set_viewport_size({"width": 375, "height": 800})
+    width = there.tab.evaluate("document.documentElement.scrollWidth")
+    there.tab.set_viewport_size(wide)
+    assert width == 375
+
+
 @pytest.mark.parametrize("name", ["overview", "layer", "neuron", "compare"])
-def test_each_view_with_panes_has_plots_of_them(visit, name):
-    there = visit()
-    there.go(VIEWS[name])
-    assert there.tab.locator(".plot .main-svg").count() > 0
-    assert there.tab.locator(".wrong").count() == 0
+def test_a_view_of_panes_has_plots_of_them(seen, name):
+    assert seen(VIEWS[name]).tab.locator(".plot .main-svg").count() > 0
 
 
 def test_the_published_layer_has_its_spikes_labelled_with_their_signs(visit, published):
@@ -75,9 +90,8 @@ def test_the_published_heatmap_has_its_plateau_found(visit, published):
     assert "from step 210,000 to step 240,000" in note
 
 
-def test_a_module_named_like_an_image_stays_text(visit):
-    there = visit()
-    there.go(VIEWS["layer"])
+def test_a_module_named_like_an_image_stays_text(seen):
+    there = seen(VIEWS["layer"])
     assert "<img onerror=x>" in there.tab.locator("main .controls").first.inner_text()
     assert there.tab.locator("img").count() == 0
 
@@ -123,24 +137,6 @@ def test_a_plot_downloads_as_a_picture_and_as_its_numbers(visit, tmp_path):
     assert rows[0] == ["unit", "mean", "rms", "absmax", "fire_rate"]
     assert len(rows) == 65
     assert there.faults == []
-
-
-@pytest.mark.parametrize("name", VIEWS)
-def test_no_view_is_wider_than_a_phone(visit, name):
-    there = visit(width=375)
-    there.go(VIEWS[name])
-    assert there.tab.evaluate("document.documentElement.scrollWidth") == 375
-
-
-@pytest.mark.parametrize("name", VIEWS)
-def test_axe_finds_no_serious_fault(visit, name):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed").Axe()
-    there = visit()
-    there.go(VIEWS[name])
-    found = axe.run(there.tab).response["violations"]
-    assert [
-        (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
-    ] == []
 
 
 def test_the_theme_is_chosen_by_a_button_and_kept(visit):

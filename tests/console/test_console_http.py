@@ -12,7 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from sidecar.export.catalogue import CATALOGUE
 
-PATHS = ("/", "/metrics", "/api/v1/status")
+GUARDED = ("/metrics", "/api/v1/status")
+PATHS = ("/", *GUARDED)
 PROBES = ("/livez", "/readyz")
 
 
@@ -169,14 +170,14 @@ async def test_the_page_links_to_nothing_outside_and_to_nothing_that_is_not_ther
             assert (await http.get(f"/{link}")).status_code == 200
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", GUARDED)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_the_right_token_is_let_through(browse, fixed_model, path, scheme):
     async with browse(fixed_model, token="s3cret") as http:
         assert (await http.get(path, headers={"authorization": f"{scheme} s3cret"})).status_code == 200
 
 
-@pytest.mark.parametrize("path", [*PATHS, "/nope", "/livez/", "//livez", "/readyz/x"])
+@pytest.mark.parametrize("path", [*GUARDED, "/nope", "/livez/", "//livez", "/readyz/x", "//", "/index.html"])
 @pytest.mark.parametrize(
     "headers",
     [

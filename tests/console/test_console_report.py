@@ -12,7 +12,7 @@ import pytest
 from sidecar.console import page
 from sidecar.console.report import Reported
 from sidecar.errors import ConfigError
-from sidecar.reports import photograph, write
+from sidecar.reports import VIEWS, photograph, write
 from sidecar.settings import ConsoleSettings
 from tests.console.kept import NOW, START
 
@@ -94,10 +94,13 @@ def test_pictures_without_a_chromium_are_refused(report, tmp_path):
         next(photograph(report, tmp_path, str(tmp_path)))
 
 
-@pytest.mark.parametrize("name", ["overview", "layer", "neuron", "drift", "compare"])
-def test_a_report_opens_in_a_browser_without_a_server(visit, report, name):
+def test_each_view_of_a_report_opens_in_a_browser_without_a_server(visit, report):
     there = visit(address=report.as_uri())
-    there.go(f"#/{name}")
-    assert there.tab.locator(".wrong").count() == 0
-    assert there.tab.locator("text=Loading.").count() == 0
+    there.go()
+    for name in VIEWS:
+        there.tab.evaluate(f"location.hash = '#/{name}'")
+        there.tab.wait_for_selector(f"nav a[aria-current]:text-is('{name.capitalize()}')")
+        there.drawn()
+        assert there.tab.locator(".wrong").count() == 0
+        assert there.tab.locator("text=Loading.").count() == 0
     assert (there.faults, there.elsewhere) == ([], [])

@@ -85,6 +85,7 @@ async function render(again = false) {
   const content = document.getElementById("content");
   const at = address();
   const view = VIEWS[at.view] ? at.view : "overview";
+  if (!again) document.getElementById("bottom").textContent = "";
   try {
     const taps = await ask("taps");
     if (turn !== drawing) return;
