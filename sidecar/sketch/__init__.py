@@ -4,7 +4,7 @@ from sidecar.sketch.channels import Channels
 from sidecar.sketch.counts import Counts
 from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, edges
 from sidecar.sketch.moments import Moments
-from sidecar.sketch.rows import ROW_STATISTICS, Reading, RequestRows
+from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows
 from sidecar.sketch.tap import TapSketch
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Counts",
     "Histogram",
     "Moments",
+    "OutputRows",
     "Reading",
     "RequestRows",
     "TapSketch",
