@@ -224,12 +224,15 @@ class DriftSettings(Section):
     requests_between_false_alarms: average run length between false alarms, per model.
     reference_requests: live requests that make a reference where no baseline is configured.
     window_seconds: what effect sizes are computed over.
+    stratify_by: judge each request by reference requests of its own kind alone: of the same value of the request
+        parameter of this name, or of the same `predicted_class`; "" judges all by all.
     seed: of the random tie-breaks in p-values.
     """
 
     requests_between_false_alarms: Annotated[int, Field(ge=100, le=10**12)] = 1_000_000
     reference_requests: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
     window_seconds: Seconds = 60.0
+    stratify_by: str = ""
     seed: int = 0
 
 
