@@ -226,6 +226,7 @@ class DriftSettings(Section):
     window_seconds: what effect sizes are computed over.
     stratify_by: judge each request by reference requests of its own kind alone: of the same value of the request
         parameter of this name, or of the same `predicted_class`; "" judges all by all.
+    state: folder in which reference and evidence are kept, so that they survive a restart; none by default.
     seed: of the random tie-breaks in p-values.
     """
 
@@ -233,6 +234,7 @@ class DriftSettings(Section):
     reference_requests: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
     window_seconds: Seconds = 60.0
     stratify_by: str = ""
+    state: Path | None = None
     seed: int = 0
 
 
@@ -375,5 +377,6 @@ def _anchor(settings: Settings, base: Path) -> Settings:
         update={
             "server": anchored(settings.server),
             "models": tuple(anchored(model) for model in settings.models),
+            "drift": anchored(settings.drift),
         }
     )

@@ -66,6 +66,11 @@ class ClassShares:
             self._hit[stratum], self._miss[stratum] = hit / allowance, miss / allowance
         self._evidence = np.zeros(shape[1:])
 
+    @property
+    def evidence(self) -> Array:
+        """R of every class and bet, float64[classes, odds]."""
+        return self._evidence
+
     def update(self, predicted: Integers, strata: Integers, level: float) -> Array:
         """The mean of all R after each request, float64[n]; each R is capped at what alone puts the mean at `level`."""
         course = np.empty(len(predicted))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
 from sidecar.drift.classes import ClassShares
+from sidecar.drift.direction import taken_over
 from sidecar.drift.ranks import normal_scores
 
 Array = npt.NDArray[np.float64]
@@ -20,6 +22,9 @@ Integers = npt.NDArray[np.int64]
 STEP = 0.25
 MULTIPLES = (1, 2, 4, 8, 12)
 """Shifts of a score that one bet each is best at, in quarters of a standard deviation; either direction."""
+
+DIRECTION_SHARE = 0.5
+"""Of the model's stake, on the direction of all layers together."""
 
 ORDINALS_KEPT = 100
 
@@ -39,11 +44,13 @@ def bets(p: Array) -> Array:
 # Compiled, because it runs for every observed request; without the GIL, because requests are served meanwhile.
 @njit(cache=True, nogil=True)
 def _advance(
-    evidence: Array, z: Array, kinds: Integers, strata: Integers, constant: Array, cap: float, layers: Array
-) -> None:
+    evidence: Array, z: Array, kinds: Integers, steps: Integers, strata: Integers, constant: Array, caps: Array,
+    layers: Array,
+) -> None:  # fmt: skip
     """R_t = (1 + R_{t-1}) b_t for float64[layers, scores, bets], over z of float64[n, layers, scores].
 
-    kinds: how many scores each layer has. constant: float64[strata, layers, bets], what a bet is where z is 0.
+    kinds: how many scores each layer has. steps: 1 where both directions are bet on, 2 where only the upper one is.
+    constant: float64[strata, layers, bets], what a bet is where z is 0. caps: of R, one for each layer.
     layers: out, float64[n, layers], the mean of each layer after each request.
     """
     requests, depth, _ = z.shape
@@ -51,7 +58,7 @@ def _advance(
     factors = np.empty(members)
     for t in range(requests):
         for layer in range(depth):
-            constants = constant[strata[t], layer]
+            constants, step, cap = constant[strata[t], layer], steps[layer], caps[layer]
             total = 0.0
             for score in range(kinds[layer]):
                 value = z[t, layer, score]
@@ -67,11 +74,11 @@ def _advance(
                     factors[8] = eighth * fourth
                     for bet in range(0, members, 2):
                         factors[bet + 1] = 1.0 / factors[bet]
-                    for bet in range(members):
+                    for bet in range(0, members, step):
                         held[bet] = min((1.0 + held[bet]) * factors[bet] * constants[bet], cap)
-                for bet in range(members):
+                for bet in range(0, members, step):
                     total += held[bet]
-            layers[t, layer] = total / (kinds[layer] * members)
+            layers[t, layer] = total * step / (kinds[layer] * members)
 
 
 @cache
@@ -93,17 +100,27 @@ class Latch:
         self.active = False
         self.alarms = 0
         self.ordinals: deque[int] = deque(maxlen=ORDINALS_KEPT)
-        self._alarm = alarm
+        self.alarm = alarm
         self._clear = clear
+
+    def state(self) -> Integers:
+        """int64[2 + ORDINALS_KEPT]: active, alarms, ordinals, and 0 where there are fewer."""
+        kept = np.zeros(2 + ORDINALS_KEPT, dtype=np.int64)
+        kept[:2] = self.active, self.alarms
+        kept[2 : 2 + len(self.ordinals)] = self.ordinals
+        return kept
+
+    def resume(self, state: Integers) -> None:
+        self.active, self.alarms = bool(state[0]), int(state[1])
+        self.ordinals.clear()
+        self.ordinals.extend(ordinal for ordinal in state[2:].tolist() if ordinal)
 
     def update(self, evidence: Array, first: int) -> None:
         """evidence: one value a request, of which the first has ordinal `first`."""
-        if not self.active and evidence.max(initial=0.0) < self._alarm:
-            return
         for ordinal, value in enumerate(evidence.tolist(), start=first):
             if self.active:
                 self.active = value > self._clear
-            elif value >= self._alarm:
+            elif value >= self.alarm:
                 self.active = True
                 self.alarms += 1
                 self.ordinals.append(ordinal)
@@ -115,13 +132,13 @@ class EDetector:
     For each layer, score and bet b runs R_t = (1 + R_{t-1}) b_t. Without drift E[b_t] <= 1 whatever came
     before, so R_t - t is a supermartingale and R reaches a level N after N requests or more on average
     (Shin, Ramdas, Rinaldo, "E-detectors", 2022). A mean of such R is one again, however they depend on
-    each other: the layer's R is the mean over its scores and bets, the model's the mean over layers. The shares
-    of the predicted classes, where they are known, are one more layer, with bets of their own.
+    each other: the layer's R is the mean over its scores and bets, the model's a mean over layers with weights that
+    add up to 1. Half of it is on the last layer, the direction of all others together; the others share alike.
 
     The p-values share one reference of finite size, so given that reference E[b] is 1 only up to a
     sampling error. Every bet is divided by 1 plus twice its standard error: `reference_allowance`.
 
-    The model alarms at R >= N = `run_length`. A layer alarms at R >= layers x N, which puts the model's mean
+    The model alarms at R >= N = `run_length`. A layer of weight w alarms at R >= N / w, which puts the model's mean
     at N or above: every layer's alarm lies inside an alarm of the model, so all of them together keep N.
 
     An alarm lasts until R is down to the square root of its level. The wait from there to the next false
@@ -136,55 +153,89 @@ class EDetector:
         reference_requests: Integers,
         classes: ClassShares | None = None,
     ) -> None:
-        """kinds: how many scores each layer has. reference_requests: int64[strata, layers], see `Ranks.sizes`."""
-        depth = len(kinds) + (classes is not None)
+        """kinds: how many scores each layer has. reference_requests: int64[strata, layers], see `Ranks.sizes`.
+
+        Of the last layer only large scores are strange. classes: a layer more, before the last.
+        """
+        scored = len(kinds)
+        depth = scored + (classes is not None)
+        self._weights = np.append(np.full(depth - 1, (1 - DIRECTION_SHARE) / (depth - 1)), DIRECTION_SHARE)
+        levels = run_length / self._weights
         self.alarm_level = math.log(run_length)
-        self.layer_alarm_level = math.log(depth * run_length)
-        self.judged = 0
+        self.layer_alarm_level = math.log(levels[0])
+        self._judged = np.zeros(1, dtype=np.int64)
         self.model = Latch(run_length, math.sqrt(run_length))
-        layer = depth * run_length
-        self.layers = tuple(Latch(layer, math.sqrt(layer)) for _ in range(depth))
+        self.layers = tuple(Latch(level, math.sqrt(level)) for level in levels.tolist())
         allowances = np.array(
             [[reference_allowance(size) for size in sizes] for sizes in reference_requests.tolist()]
         )
         self._kinds = np.array(kinds, dtype=np.int64)
+        self._steps = np.where(np.arange(scored) == scored - 1, 2, 1)
         self._constant = np.exp(-(_BETS**2) / 2) / allowances
-        self._cap = 2.0 * max(kinds) * len(_BETS) * layer
-        self._evidence = np.zeros((len(kinds), max(kinds), len(_BETS)))
+        self._places = np.append(np.arange(scored - 1), depth - 1)
+        self._caps = 2.0 * self._kinds * len(_BETS) * levels[self._places]
+        self._class_cap = 2.0 * levels[0]
+        self._evidence = np.zeros((scored, max(kinds), len(_BETS)))
         self._classes = classes
         self._layer_evidence = np.zeros(depth)
 
-    def update(self, z: Array, strata: Integers | None = None, predicted: Integers | None = None) -> Array:
+    def update(self, z: Array, strata: Integers, predicted: Integers | None = None) -> Array:
         """The model's R after each request, float64[n].
 
         z: float64[n, layers, scores], standard normal without drift; where it is NaN the request says nothing.
-
         strata, predicted: int64[n], of each request its stratum and class, -1 where no class is known.
         """
         if not len(z):
             return np.empty(0)
-        strata = np.zeros(len(z), dtype=np.int64) if strata is None else strata
+        scored = np.empty(z.shape[:2])
+        _advance(self._evidence, z, self._kinds, self._steps, strata, self._constant, self._caps, scored)
         layers = np.empty((len(z), len(self.layers)))
-        taps = layers[:, : len(self._kinds)]
-        _advance(self._evidence, z, self._kinds, strata, self._constant, self._cap, taps)
+        layers[:, self._places] = scored
         if self._classes:
             known = np.full(len(z), -1) if predicted is None else predicted
-            layers[:, -1] = self._classes.update(
-                known, strata, 2.0 * len(self.layers) * math.exp(self.alarm_level)
-            )
+            layers[:, -2] = self._classes.update(known, strata, self._class_cap)
         first = self.judged + 1
-        for latch, course in zip(self.layers, layers.T, strict=True):
-            latch.update(course, first)
-        model: Array = layers.mean(axis=-1)
-        self.model.update(model, first)
+        highest = layers.max(axis=0).tolist()
+        for latch, course, most in zip(self.layers, layers.T, highest, strict=True):
+            if latch.active or most >= latch.alarm:
+                latch.update(course, first)
+        model: Array = layers @ self._weights
+        if self.model.active or float(model.max()) >= self.model.alarm:
+            self.model.update(model, first)
         self._layer_evidence = layers[-1]
-        self.judged += len(z)
+        self._judged += len(z)
         return model
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What `resume` goes on from."""
+        return {
+            **self._arrays(),
+            "latches": np.stack([latch.state() for latch in (self.model, *self.layers)]),
+        }
+
+    def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Raises KeyError or ValueError where `state` is of something else."""
+        latches = state["latches"]
+        if latches.shape != (len(self.layers) + 1, ORDINALS_KEPT + 2):
+            raise ValueError(f"latches of {latches.shape} are not those of {len(self.layers)} layers")
+        for name, mine in self._arrays().items():
+            taken_over(mine, state[name])
+        for latch, kept in zip((self.model, *self.layers), latches, strict=True):
+            latch.resume(kept)
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        arrays = {"evidence": self._evidence, "layers": self._layer_evidence, "judged": self._judged}
+        return arrays | ({"classes": self._classes.evidence} if self._classes else {})
+
+    @property
+    def judged(self) -> int:
+        """Requests so far."""
+        return int(self._judged[0])
 
     @property
     def model_evidence(self) -> float:
         """ln of the model's R in nats, 0 where R is below 1, comparable with `alarm_level`."""
-        return math.log(max(float(self._layer_evidence.mean()), 1.0))
+        return math.log(max(float(self._layer_evidence @ self._weights), 1.0))
 
     @property
     def layer_evidence(self) -> Array:

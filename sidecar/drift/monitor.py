@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.classes import ClassShares
 from sidecar.drift.effects import Cells, Weighted, divergences, largest_shift, signed_counts, worst_channels
 from sidecar.drift.evidence import EDetector
 from sidecar.drift.instability import instability
+from sidecar.drift.judge import Judge
+from sidecar.drift.keeping import Keeping
 from sidecar.drift.reference import Reference, ReferenceBuilder
-from sidecar.drift.scores import FEATURES, SCORES, Scorer, features, stack_rows
+from sidecar.drift.scores import FEATURES, SCORES, features, stack_rows
 from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
+from sidecar.errors import BaselineError
 from sidecar.settings import DriftSettings
 from sidecar.sketch import Reading
 from sidecar.timeline import Timeline
@@ -25,6 +27,9 @@ from sidecar.types import Tap
 
 AMPLE_REQUESTS = 5_000
 """Below it the bets give up so much for the reference's own sampling error that small drift waits."""
+
+KEEP_SECONDS = 60.0
+"""How much evidence a crash may cost."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +82,7 @@ class DriftState:
     model_evidence, alarm_level and layer_alarm_level in nats. layers: in the order of the taps.
     reference_small: the reference has fewer than 5,000 requests, so small drift takes longer to find.
     strata: the kinds of requests that are judged among themselves. output: None of what is no classifier.
+    direction_evidence: of all layers together, in nats; the model alarms where it is ln 2 above `alarm_level`.
     """
 
     reference_requests: int
@@ -91,6 +97,7 @@ class DriftState:
     model_alarm_ordinals: tuple[int, ...]
     layers: tuple[LayerDrift, ...]
     output: OutputDrift | None
+    direction_evidence: float
     strata: tuple[str, ...]
 
 
@@ -100,7 +107,7 @@ class _Judge:
 
     reference: Reference
     strata: Strata
-    scorer: Scorer
+    evidence: Judge
     cells: tuple[Cells, ...]
     features: npt.NDArray[np.float64]
 
@@ -118,7 +125,10 @@ class DriftMonitor:
         reference: Reference | None,
         rng: np.random.Generator,
     ) -> None:
-        """Without a reference it is recorded first. Raises BaselineError for one of something else."""
+        """Without a reference it is recorded first, unless one was kept.
+
+        Raises BaselineError for a reference of something else.
+        """
         self._lock = threading.Lock()
         self._state: DriftState | None = None
         self._judge: _Judge | None = None
@@ -131,11 +141,25 @@ class DriftMonitor:
             model, version, taps, settings.reference_requests, settings.stratify_by
         )
         self._run_length = settings.requests_between_false_alarms
-        wanted = np.full((1, len(self._taps)), settings.reference_requests)
-        self._detector = EDetector([len(SCORES)] * len(self._taps), self._run_length, wanted)
+        wanted = np.full((1, len(self._taps) + 1), settings.reference_requests)
+        self._detector = EDetector([len(SCORES)] * (len(self._taps) + 1), self._run_length, wanted)
+        self._keeping = Keeping(settings.state, model, version) if settings.state else None
+        self._kept_at = -math.inf
+        reference = reference or self._kept(model)
         if reference:
             reference.check(model, taps, settings.stratify_by)
             self._judge_by(reference.arranged(taps))
+
+    def _kept(self, model: str) -> Reference | None:
+        kept = self._keeping.reference() if self._keeping else None
+        if not self._keeping or not kept:
+            return None
+        try:
+            kept.check(model, self._taps, self._stratify_by)
+        except BaselineError as error:
+            self._keeping.set_aside(error)
+            return None
+        return kept
 
     def observe(self, reading: Reading) -> None:
         """Add the reading to the reference while that is recorded, judge its requests afterwards."""
@@ -143,11 +167,15 @@ class DriftMonitor:
             self._state = None
             if self._judge:
                 self._update(self._judge, reading)
+                if reading.at >= self._kept_at + KEEP_SECONDS:
+                    self._keep(reading.at)
             else:
                 self._builder.add(reading)
                 if self._builder.complete:
                     self._judge_by(self._builder.build())
                     del self._builder
+                    if self._keeping and self._judge:
+                        self._keeping.keep_reference(self._judge.reference)
 
     def _update(self, judge: _Judge, reading: Reading) -> None:
         # The share of those sampled for their route's sake changes with the rate, as drift would.
@@ -155,8 +183,21 @@ class DriftMonitor:
         rows = stack_rows(reading.rows, self._taps)[:, common]
         outputs = reading.outputs.among(common) if reading.outputs else None
         strata = judge.strata.numbers(labels(reading, self._stratify_by)[common])
-        z = judge.scorer.normal_scores(rows, outputs, strata, self._rng)
-        self._detector.update(z, strata, outputs.predicted if outputs else None)
+        judge.evidence.update(rows, outputs, strata, self._rng)
+
+    def keep(self) -> None:
+        """Write the evidence down, where the settings name a folder; called when the model stops.
+
+        Raises BaselineError when it cannot be written.
+        """
+        with self._lock:
+            self._keep(self._kept_at)
+
+    def _keep(self, at: float) -> None:
+        # Before it is written, so that a full disk costs one attempt a minute.
+        self._kept_at = at
+        if self._keeping and self._judge:
+            self._keeping.keep(self._judge.evidence, self._judge.reference, self._rng)
 
     def state(self) -> DriftState:
         """As of the end of the last `observe`; worked out by the first who asks, because few ask."""
@@ -182,15 +223,13 @@ class DriftMonitor:
         outputs = reference.outputs.among(common) if reference.outputs else None
         strata = Strata(reference.labels[common])
         numbers = strata.numbers(reference.labels[common])
-        scorer = Scorer(reference.rows[:, common], outputs, numbers, len(strata))
-        # Within a stratum of one class there are no shares to change.
-        shares = (
-            ClassShares.of(outputs, numbers, len(strata))
-            if outputs and self._stratify_by != PREDICTED_CLASS
-            else None
-        )
-        self._judge = _Judge(reference, strata, scorer, cells, features(reference.rows))
-        self._detector = EDetector(scorer.kinds, self._run_length, scorer.ranks.sizes, shares)
+        by_class = self._stratify_by == PREDICTED_CLASS
+        rows = reference.rows[:, common]
+        evidence = Judge(rows, outputs, numbers, len(strata), self._run_length, by_class=by_class)
+        self._judge = _Judge(reference, strata, evidence, cells, features(reference.rows))
+        self._detector = evidence.detector
+        if self._keeping:
+            self._keeping.resume(evidence, reference, self._rng)
 
     def _snapshot(self) -> DriftState:
         detector, reference = self._detector, self.reference
@@ -207,14 +246,16 @@ class DriftMonitor:
             model_alarm_ordinals=tuple(detector.model.ordinals),
             layers=tuple(self._layer(index) for index in range(len(self._taps))),
             output=self._output(),
+            direction_evidence=float(detector.layer_evidence[-1]),
             strata=self._judge.strata.names if self._judge else (),
         )
 
     def _output(self) -> OutputDrift | None:
-        latches = self._detector.layers[len(self._taps) :]
+        beyond = slice(len(self._taps), -1)
+        latches = self._detector.layers[beyond]
         if not latches:
             return None
-        evidence, *classes = self._detector.layer_evidence[len(self._taps) :].tolist()
+        evidence, *classes = self._detector.layer_evidence[beyond].tolist()
         return OutputDrift(
             evidence,
             class_evidence=classes[0] if classes else 0.0,

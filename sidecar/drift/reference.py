@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
-import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,15 +14,13 @@ import numpy.typing as npt
 
 from sidecar.drift.effects import Cells, Integers, NoDriftScale, signed_counts
 from sidecar.drift.scores import stack_rows
+from sidecar.drift.sealed import Members, Sealed
 from sidecar.drift.strata import Labels, labels
 from sidecar.errors import BaselineError, SketchError
 from sidecar.sketch import OutputRows, Reading, TapSketch
 from sidecar.types import Tap
 
-_MAGIC = b"sidecar-baseline"
-_VERSION = 3
-_PREFIX = _MAGIC + bytes([_VERSION])
-_DIGEST_BYTES = hashlib.sha256().digest_size
+_SEALED = Sealed("baseline", b"sidecar-baseline", 3)
 _CHUNKS = 64
 _OUTPUTS = ("energy", "margin", "predicted", "logits")
 
@@ -114,62 +108,37 @@ class Reference:
             members |= {f"output_{name}": getattr(self.outputs, name) for name in _OUTPUTS}
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
-        payload = io.BytesIO()
-        np.savez_compressed(payload, **members)  # type: ignore[arg-type]
-        whole = payload.getvalue()
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                file.write(_PREFIX + hashlib.sha256(whole).digest() + whole)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise BaselineError(f"cannot write the baseline {path}: {error.strerror}") from error
+        _SEALED.write(path, members)
 
     @classmethod
     def load(cls, path: Path) -> Reference:
         """Raises BaselineError when the file cannot be read, is damaged, or is something else."""
+        members = _SEALED.read(path)
         try:
-            stored = path.read_bytes()
-        except OSError as error:
-            raise BaselineError(f"cannot read the baseline {path}: {error.strerror}") from error
-        if not stored.startswith(_MAGIC) or len(stored) < len(_PREFIX) + _DIGEST_BYTES:
-            raise BaselineError(f"{path} is not a baseline")
-        if not stored.startswith(_PREFIX):
-            raise BaselineError(f"{path} has baseline format {stored[len(_MAGIC)]}, supported is {_VERSION}")
-        digest, whole = stored[len(_PREFIX) :][:_DIGEST_BYTES], stored[len(_PREFIX) + _DIGEST_BYTES :]
-        if hashlib.sha256(whole).digest() != digest:
-            raise BaselineError(f"{path} is damaged: its checksum differs")
-        try:
-            return cls._unpack(whole)
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile, SketchError) as error:
+            return cls._unpack(members)
+        except (KeyError, TypeError, ValueError, SketchError) as error:
             raise BaselineError(f"{path} is damaged: {error}") from error
 
     @classmethod
-    def _unpack(cls, whole: bytes) -> Reference:
-        with np.load(io.BytesIO(whole), allow_pickle=False) as members:
-            header = json.loads(members["header"].tobytes())
-            taps = tuple(Tap(**tap) for tap in header["taps"])
-            return cls(
-                model=header["model"],
-                version=header["version"],
-                created_at=header["created_at"],
-                taps=taps,
-                sketches=tuple(
-                    TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps))
-                ),
-                scales=tuple(NoDriftScale(psi, js) for psi, js in members["scales"].tolist()),
-                rows=members["rows"],
-                weights=members["weights"],
-                common=members["common"],
-                outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
-                if f"output_{_OUTPUTS[0]}" in members
-                else None,
-                stratified_by=header["stratified_by"],
-                labels=members["labels"],
-            )
+    def _unpack(cls, members: Members) -> Reference:
+        header = json.loads(members["header"].tobytes())
+        taps = tuple(Tap(**tap) for tap in header["taps"])
+        return cls(
+            model=header["model"],
+            version=header["version"],
+            created_at=header["created_at"],
+            taps=taps,
+            sketches=tuple(TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps))),
+            scales=tuple(NoDriftScale(psi, js) for psi, js in members["scales"].tolist()),
+            rows=members["rows"],
+            weights=members["weights"],
+            common=members["common"],
+            outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
+            if f"output_{_OUTPUTS[0]}" in members
+            else None,
+            stratified_by=header["stratified_by"],
+            labels=members["labels"],
+        )
 
 
 class ReferenceBuilder:

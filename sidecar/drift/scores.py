@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,10 +64,16 @@ class Scorer:
         self._matrices = np.stack([whitened.matrix for whitened in at_taps])
         self._at_output = _Whitened.fit(_finite(outputs.logits)[part], ledoit_wolf) if outputs else None
         scores = self._scores(rows, outputs)
+        everything = scores.copy()
         scores[:, part, 0] = np.nan
         kinds = [len(SCORES)] * len(rows) + [len(OUTPUT_SCORES)] * (outputs is not None)
         self.kinds: tuple[int, ...] = tuple(kinds)
         self.ranks = Ranks([list(layer.T) for layer in scores], strata, number)
+        z = flat(self.ranks.normal_scores(everything, strata, np.random.default_rng(0)))
+        held_out = np.arange(requests) % _FIT_STRIDE != 0
+        self.covariance = ledoit_wolf(z[part] - z[part].mean(axis=0))
+        self.reference = z[held_out]
+        self.reference_strata = strata[held_out]
 
     def normal_scores(
         self, rows: Array, outputs: OutputRows | None, strata: Integers | None, rng: np.random.Generator
@@ -90,6 +97,12 @@ class Scorer:
             scores[taps, :, 1], scores[taps, :, 2] = outputs.energy, outputs.margin
             scores[taps, strange, : len(OUTPUT_SCORES)] = np.inf
         return scores
+
+
+def flat(z: Array) -> Array:
+    """float64[n, layers, scores] -> [n, layers * scores]; what says nothing is in the middle."""
+    flat = z.reshape(len(z), math.prod(z.shape[1:]))
+    return np.where(np.isnan(flat), 0.0, flat)
 
 
 def _finite(values: Array) -> Array:

@@ -1,7 +1,7 @@
 """Ours and the others, each as a statistic after every request that alarms at a level of its own.
 
-The others see windows of the newest requests; `WINDOWS` are tried for each, and the best counts. `columns` are the numbers
-that our scores are made of, of all requests there are; traffic is a series of their row numbers.
+The others see windows of the newest requests; `WINDOWS` are tried for each, and the best counts. `columns` are the
+numbers that our scores are made of, of all requests there are; traffic is a series of their row numbers.
 """
 
 import math
@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from sidecar.drift import EDetector
-from sidecar.drift.classes import ClassShares
-from sidecar.drift.scores import Scorer
+from sidecar.drift.judge import Judge
 from tests.bench.drift_tasks import Recorded
 
 Array = npt.NDArray[np.float64]
@@ -35,26 +33,23 @@ class Detector(Protocol):
 
 
 class Ours:
-    """ln of the model's R."""
+    """The model's R."""
 
     def __init__(self, recorded: Recorded, reference: Index) -> None:
+        self._recorded, past = recorded, recorded.of(reference)
+        # The run length bounds R only far above what alarms here.
+        self._judge = Judge(past.rows, past.outputs, np.zeros(len(past), np.int64), 1, run_length=1e9)
+        self._fresh = {name: part.copy() for name, part in self._judge.state().items()}
+
+    def follow(self, recorded: Recorded) -> "Ours":
+        """The same reference, for traffic of other requests."""
         self._recorded = recorded
-        past = recorded.of(reference)
-        nobody = np.zeros(len(past), np.int64)
-        self._scorer = Scorer(past.rows, past.outputs)
-        self._shares = lambda: ClassShares.of(past.outputs, nobody, 1)
-
-    def detector(self, run_length: float) -> EDetector:
-        return EDetector(self._scorer.kinds, run_length, self._scorer.ranks.sizes, self._shares())
-
-    def scores(self, traffic: Index, rng: np.random.Generator) -> tuple[Array, Index]:
-        seen = self._recorded.of(traffic)
-        return self._scorer.normal_scores(seen.rows, seen.outputs, None, rng), seen.outputs.predicted
+        return self
 
     def course(self, traffic: Index, rng: np.random.Generator) -> Array:
-        z, predicted = self.scores(traffic, rng)
-        # The level bounds R only far above what alarms here.
-        return np.log(np.maximum(self.detector(1e9).update(z, None, predicted), 1e-300))
+        self._judge.resume(self._fresh)
+        seen = self._recorded.of(traffic)
+        return self._judge.update(seen.rows, seen.outputs, np.zeros(len(seen), np.int64), rng)
 
 
 class KolmogorovSmirnov:
@@ -158,8 +153,8 @@ def _wasserstein(values: Array, ordered: Array, spread: Array, window: int) -> A
 class OnlineMmd:
     """The unbiased estimate of MMD^2 between the reference and the newest requests, after each of them.
 
-    Gaussian kernel, its bandwidth the median distance in the reference, as alibi-detect's MMDDriftOnline (Cobb, Van Looveren,
-    Klaise 2022). What both sides of the reference say is the same at every request, and left out.
+    Gaussian kernel, its bandwidth the median distance in the reference, as alibi-detect's MMDDriftOnline (Cobb, Van
+    Looveren, Klaise 2022). What both sides of the reference say is the same at every request, and left out.
     """
 
     def __init__(self, columns: Array, reference: Index, window: int) -> None:
