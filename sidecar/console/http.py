@@ -6,6 +6,7 @@ import hmac
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
@@ -131,6 +132,7 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
         "alarm_level": drift.alarm_level,
         "layer_alarm_level": drift.layer_alarm_level,
         "model_alarms": drift.model_alarms,
+        "across_layers": _plain(asdict(drift.across)),
     }
     for layer in drift.layers:
         window = source.timeline.window(window_seconds, layer.tap)
@@ -153,15 +155,31 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "active": layer.active,
                 "alarms": layer.alarms,
                 "alarm_ordinals": list(layer.alarm_ordinals),
-                "psi": _number(layer.psi),
-                "jensen_shannon": _number(layer.jensen_shannon),
-                "mean_shift": _number(layer.mean_shift),
+                "psi": _number(layer.effects.psi),
+                "jensen_shannon": _number(layer.effects.jensen_shannon),
+                "kolmogorov_smirnov": _number(layer.effects.kolmogorov_smirnov),
+                "wasserstein": _number(layer.effects.wasserstein),
+                "mean_shift": _number(layer.effects.mean_shift),
+                "frechet": _number(layer.effects.frechet),
+                "no_drift_levels": _plain(layer.effects.levels),
+                "times_level": _number(layer.effects.times_level),
                 "shifted_statistic": layer.shifted_statistic,
                 "worst_channels": [[channel, _number(shift)] for channel, shift in layer.worst_channels],
-                "dead_channels": _number(layer.dead_channels),
+                "dead_channels": layer.instability.dead_channels,
+                "instability": _plain(asdict(layer.instability)),
+                "between_requests": _plain(asdict(layer.between)),
             }
         )
     return answer
+
+
+def _plain(value: Any) -> Any:
+    """The same with null for every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return _number(value) if isinstance(value, float) else value
 
 
 def _number(value: float) -> float | None:

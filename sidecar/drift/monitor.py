@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from sidecar.drift.effects import Cells, Weighted, divergences, largest_shift, signed_counts, worst_channels
+from sidecar.drift.between import Between, between
+from sidecar.drift.effects import Cells, signed_counts, worst_channels
 from sidecar.drift.evidence import EDetector
-from sidecar.drift.instability import instability
+from sidecar.drift.instability import AcrossLayers, Instability, instability
+from sidecar.drift.nodrift import EffectSizes, Expected, effect_sizes
 from sidecar.drift.reference import Reference, ReferenceBuilder
 from sidecar.drift.scores import FEATURES, SCORES, Scorer, features, stack_rows
+from sidecar.drift.weighted import Scale, Weighted
 from sidecar.settings import DriftSettings
-from sidecar.sketch import Reading
+from sidecar.sketch import Reading, TapSketch
 from sidecar.timeline import Timeline
 from sidecar.types import Tap
 
@@ -31,11 +32,9 @@ _log = logging.getLogger(__name__)
 class LayerDrift:
     """One tap. Evidence in nats since the reference; everything else over `drift.window_seconds`.
 
-    alarm_ordinals: the newest 100, counted in judged requests from 1. psi in nats, jensen_shannon 0..1,
-    both less their no-drift value. mean_shift: of the request statistic that moved most, which is named by
-    shifted_statistic ("" if none), in standard deviations of the reference's requests.
-    worst_channels: (index, shift in the channel's standard deviations), largest first.
-    headroom in doublings. Effect sizes are NaN, and worst_channels empty, without reference or requests.
+    alarm_ordinals: the newest 100, counted in judged requests from 1. shifted_statistic: the request statistic
+    of `effects.mean_shift`, "" if none. worst_channels: (index, shift in the channel's standard deviations),
+    largest first, empty without reference or requests.
     """
 
     tap: Tap
@@ -43,16 +42,11 @@ class LayerDrift:
     active: bool
     alarms: int
     alarm_ordinals: tuple[int, ...]
-    psi: float
-    jensen_shannon: float
-    mean_shift: float
+    effects: EffectSizes
     shifted_statistic: str
     worst_channels: tuple[tuple[int, float], ...]
-    absmax_growth: float
-    headroom: float
-    dead_channels: int
-    dead_rate_bound: float
-    nonfinite: int
+    instability: Instability
+    between: Between
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +68,7 @@ class DriftState:
     model_alarms: int
     model_alarm_ordinals: tuple[int, ...]
     layers: tuple[LayerDrift, ...]
+    across: AcrossLayers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,8 +77,8 @@ class _Judge:
 
     reference: Reference
     scorer: Scorer
-    cells: tuple[Cells, ...]
-    features: npt.NDArray[np.float64]
+    expected: tuple[Expected, ...]
+    scales: tuple[Scale, ...]
 
 
 class DriftMonitor:
@@ -148,13 +143,22 @@ class DriftMonitor:
                 reference.requests,
                 AMPLE_REQUESTS,
             )
-        cells = tuple(Cells.equal_mass(signed_counts(sketch)) for sketch in reference.sketches)
+        expected = tuple(
+            Expected(
+                sketch, Cells.equal_mass(signed_counts(sketch)), Weighted(rows, reference.weights), nodrift
+            )
+            for sketch, rows, nodrift in zip(
+                reference.sketches, features(reference.rows), reference.nodrift, strict=True
+            )
+        )
         scorer = Scorer(reference.rows[:, reference.common])
-        self._judge = _Judge(reference, scorer, cells, features(reference.rows))
+        scales = tuple(tap.rows.known().scale() for tap in expected)
+        self._judge = _Judge(reference, scorer, expected, scales)
         self._detector = EDetector(len(SCORES), self._run_length, scorer.calibration_requests)
 
     def _snapshot(self) -> DriftState:
         detector, reference = self._detector, self.reference
+        windows = {tap: self._timeline.window(self._window_seconds, tap) for tap in self._taps}
         return DriftState(
             reference_requests=reference.requests if reference else self._builder.requests,
             reference_ready=reference is not None,
@@ -166,39 +170,33 @@ class DriftMonitor:
             model_active=detector.model.active,
             model_alarms=detector.model.alarms,
             model_alarm_ordinals=tuple(detector.model.ordinals),
-            layers=tuple(self._layer(index) for index in range(len(self._taps))),
+            layers=tuple(self._layer(index, window) for index, window in enumerate(windows.values())),
+            across=AcrossLayers.of(windows),
         )
 
-    def _layer(self, index: int) -> LayerDrift:
+    def _layer(self, index: int, window: TapSketch) -> LayerDrift:
         tap, latch = self._taps[index], self._detector.layers[index]
-        window = self._timeline.window(self._window_seconds, tap)
-        psi = js = shift = math.nan
-        column = -1
-        worst: list[tuple[int, float]] = []
-        expected = None
-        if self._judge:
-            reference = self._judge.reference
-            expected = reference.sketches[index]
-            psi, js = divergences(self._judge.cells[index], reference.scales[index], expected, window)
-            rows = self._timeline.rows(self._window_seconds, tap)
-            seen = Weighted(features(rows.values), rows.weights)
-            column, shift = largest_shift(Weighted(self._judge.features[index], reference.weights), seen)
-            worst = worst_channels(expected, window)
-        signs = instability(window, expected)
+        seconds = self._window_seconds
+        before = self._timeline.window(seconds, tap, ago=seconds)
+        rows = self._timeline.rows(seconds, tap)
+        seen = Weighted(features(rows.values), rows.weights)
+        expected = self._judge.expected[index] if self._judge else None
+        effects = effect_sizes(expected, window, seen) if expected else EffectSizes.unknown()
         return LayerDrift(
             tap=tap,
             evidence=float(self._detector.layer_evidence[index]),
             active=latch.active,
             alarms=latch.alarms,
             alarm_ordinals=tuple(latch.ordinals),
-            psi=psi,
-            jensen_shannon=js,
-            mean_shift=shift,
-            shifted_statistic=FEATURES[column] if column >= 0 else "",
-            worst_channels=tuple(worst),
-            absmax_growth=signs.absmax_growth,
-            headroom=signs.headroom,
-            dead_channels=signs.dead_channels,
-            dead_rate_bound=signs.dead_rate_bound,
-            nonfinite=signs.nonfinite,
+            effects=effects,
+            shifted_statistic=FEATURES[effects.shifted] if effects.shifted >= 0 else "",
+            worst_channels=tuple(worst_channels(expected.sketch, window)) if expected else (),
+            instability=instability(window, expected.sketch if expected else None, before),
+            between=between(
+                seen,
+                self._judge.scales[index] if self._judge else None,
+                self._timeline.distinct(seconds, tap).estimate,
+                window.counts.requests,
+                window.moments.variance,
+            ),
         )

@@ -16,22 +16,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.effects import Cells, Integers, NoDriftScale, signed_counts
-from sidecar.drift.scores import stack_rows
+from sidecar.drift.effects import Cells, Integers, signed_counts
+from sidecar.drift.nodrift import NoDrift, measure
+from sidecar.drift.scores import features, stack_rows
+from sidecar.drift.weighted import Weighted
 from sidecar.errors import BaselineError, SketchError
 from sidecar.sketch import Reading, TapSketch
 from sidecar.types import Tap
 
 _MAGIC = b"sidecar-baseline"
-_VERSION = 2
+_VERSION = 3
 _PREFIX = _MAGIC + bytes([_VERSION])
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _CHUNKS = 64
+_SEED = 0
+"""The same requests give the same file."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """sketches, scales: one a tap, in the order of `taps`. rows: float64[taps, observed requests, 6].
+    """sketches, nodrift: one a tap, in the order of `taps`. rows: float64[taps, observed requests, 6].
 
     weights, common: float64 and bool[observed requests], as in `RequestRows`. Requests are ranked among the common
     ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
@@ -43,7 +47,7 @@ class Reference:
     created_at: float
     taps: tuple[Tap, ...]
     sketches: tuple[TapSketch, ...]
-    scales: tuple[NoDriftScale, ...]
+    nodrift: tuple[NoDrift, ...]
     rows: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
     common: npt.NDArray[np.bool_]
@@ -75,7 +79,7 @@ class Reference:
             self,
             taps=tuple(taps),
             sketches=tuple(self.sketches[i] for i in order),
-            scales=tuple(self.scales[i] for i in order),
+            nodrift=tuple(self.nodrift[i] for i in order),
             rows=self.rows[order],
         )
 
@@ -92,7 +96,7 @@ class Reference:
         }
         members: dict[str, npt.NDArray[Any]] = {
             "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
-            "scales": np.array([(scale.psi, scale.jensen_shannon) for scale in self.scales]),
+            "nodrift": np.array([(tap.mean, tap.level) for tap in self.nodrift]),
             "rows": self.rows,
             "weights": self.weights,
             "common": self.common,
@@ -145,7 +149,9 @@ class Reference:
                 sketches=tuple(
                     TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps))
                 ),
-                scales=tuple(NoDriftScale(psi, js) for psi, js in members["scales"].tolist()),
+                nodrift=tuple(
+                    NoDrift(tuple(mean), tuple(level)) for mean, level in members["nodrift"].tolist()
+                ),
                 rows=members["rows"],
                 weights=members["weights"],
                 common=members["common"],
@@ -185,17 +191,21 @@ class ReferenceBuilder:
         """Raises BaselineError without a single request."""
         if not self.requests:
             raise BaselineError("a baseline needs requests, and none was observed")
+        rows, weights = np.concatenate(self._rows, axis=1), np.concatenate(self._weights)
+        rng = np.random.default_rng(_SEED)
+        described = features(rows)
         return Reference(
             model=self._model,
             version=self._version,
             created_at=self._created_at,
             taps=self._taps,
             sketches=tuple(sketch.copy() for sketch in self._sketches),
-            scales=tuple(
-                chunks.scale(sketch) for chunks, sketch in zip(self._chunks, self._sketches, strict=True)
+            nodrift=tuple(
+                chunks.nodrift(sketch, Weighted(seen, weights), rng)
+                for chunks, sketch, seen in zip(self._chunks, self._sketches, described, strict=True)
             ),
-            rows=np.concatenate(self._rows, axis=1),
-            weights=np.concatenate(self._weights),
+            rows=rows,
+            weights=weights,
             common=np.concatenate(self._common),
         )
 
@@ -221,11 +231,11 @@ class _Chunks:
             self._closed.append((filled, self._open[filled], self._requests))
             self._open, self._requests = None, 0
 
-    def scale(self, sketch: TapSketch) -> NoDriftScale:
+    def nodrift(self, sketch: TapSketch, rows: Weighted, rng: np.random.Generator) -> NoDrift:
         whole = signed_counts(sketch)
         chunks = []
         for filled, counts, requests in self._closed:
             dense = np.zeros_like(whole)
             dense[filled] = counts
             chunks.append((dense, requests))
-        return NoDriftScale.measure(Cells.equal_mass(whole), whole, sketch.counts.requests, chunks)
+        return measure(Cells.equal_mass(whole), chunks, rows, sketch.moments.stddev, rng)

@@ -13,10 +13,11 @@ from prometheus_client.registry import Collector
 from sidecar.drift import DriftMonitor, LayerDrift
 from sidecar.export import catalogue
 from sidecar.export.catalogue import CATALOGUE, TAP, Metric
+from sidecar.export.instability import signs
 from sidecar.timeline import Timeline
 from sidecar.types import Tap, TelemetryStatus
 
-WORST_CHANNELS = 3
+WORST_CHANNELS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class ActivationCollector(Collector):
             page.add(catalogue.MODEL_ALARMS, labels, drift.model_alarms)
             page.add(catalogue.REFERENCE_REQUESTS, labels, drift.reference_requests)
             page.add(catalogue.REFERENCE_READY, labels, drift.reference_ready)
+            for metric, extra, value in signs(drift):
+                page.add(metric, (*labels, *extra), value)
             for layer in drift.layers:
                 if page.series + SERIES_PER_TAP > self._max_series:
                     left_out += SERIES_PER_TAP
@@ -129,12 +132,16 @@ def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
         (catalogue.EVIDENCE, layer.evidence),
         (catalogue.DRIFTING, layer.active),
         (catalogue.ALARMS, layer.alarms),
-        (catalogue.PSI, layer.psi),
-        (catalogue.JENSEN_SHANNON, layer.jensen_shannon),
-        (catalogue.MEAN_SHIFT, layer.mean_shift),
-        (catalogue.ABSMAX_GROWTH, layer.absmax_growth),
-        (catalogue.HEADROOM, layer.headroom),
-        (catalogue.DEAD, layer.dead_channels),
+        (catalogue.PSI, layer.effects.psi),
+        (catalogue.JENSEN_SHANNON, layer.effects.jensen_shannon),
+        (catalogue.KOLMOGOROV_SMIRNOV, layer.effects.kolmogorov_smirnov),
+        (catalogue.WASSERSTEIN, layer.effects.wasserstein),
+        (catalogue.MEAN_SHIFT, layer.effects.mean_shift),
+        (catalogue.FRECHET, layer.effects.frechet),
+        (catalogue.TIMES_LEVEL, layer.effects.times_level),
+        (catalogue.ABSMAX_GROWTH, layer.instability.absmax_growth),
+        (catalogue.HEADROOM, layer.instability.headroom["float16"]),
+        (catalogue.DEAD, layer.instability.dead_channels),
     ):
         page.add(metric, where, value)
     # Before the reference is complete no channel is the worst; the series exist all the same.

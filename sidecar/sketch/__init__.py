@@ -2,6 +2,7 @@
 
 from sidecar.sketch.channels import Channels
 from sidecar.sketch.counts import Counts
+from sidecar.sketch.distinct import Distinct
 from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, edges
 from sidecar.sketch.moments import Moments
 from sidecar.sketch.rows import ROW_STATISTICS, Reading, RequestRows
@@ -13,6 +14,7 @@ __all__ = [
     "ROW_STATISTICS",
     "Channels",
     "Counts",
+    "Distinct",
     "Histogram",
     "Moments",
     "Reading",

@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.errors import SketchError
+from sidecar.sketch.distinct import mixed
 from sidecar.sketch.tap import TapSketch
 from sidecar.types import Tap
 
 ROW_STATISTICS = ("mean", "rms", "absmax", "near_zero_share", "kurtosis", "nonfinite")
+
+_TINY = 1e-30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +59,25 @@ class RequestRows:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def signatures(self) -> npt.NDArray[np.uint64]:
+        """A hash of what each request that reached the tap looked like, uint64[at most n].
+
+        Alike are requests that agree in mean / rms and near-zero share to a 256th, in rms, absmax and kurtosis to
+        a 256th of a doubling: coarse enough to forgive another order of summation, fine enough that
+        two requests rarely agree by chance.
+        """
+        mean, rms, absmax, near_zero, kurtosis, nonfinite = self.values[~np.isnan(self.nonfinite)].T
+        rms, absmax, kurtosis = (np.maximum(np.nan_to_num(part), _TINY) for part in (rms, absmax, kurtosis))
+        parts = (
+            np.nan_to_num(mean) / rms,
+            np.log2(rms),
+            np.log2(absmax),
+            np.nan_to_num(near_zero),
+            np.log2(kurtosis),
+        )
+        steps = np.rint(256 * np.clip(np.stack(parts, axis=1), -1e6, 1e6)).astype(np.int64)
+        return mixed(np.column_stack([steps, nonfinite > 0]))
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:

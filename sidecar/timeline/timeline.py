@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sidecar.errors import SketchError
-from sidecar.sketch import Reading, RequestRows, TapSketch
+from sidecar.sketch import Distinct, Reading, RequestRows, TapSketch
 from sidecar.types import Clock, Tap
 
 MAX_ROWS = 4096
@@ -19,6 +19,7 @@ MAX_ROWS = 4096
 class _Pane:
     start: float
     sketches: dict[Tap, TapSketch] = field(default_factory=dict)
+    distinct: dict[Tap, Distinct] = field(default_factory=dict)
 
 
 class Timeline:
@@ -58,16 +59,31 @@ class Timeline:
                     pane[tap].merge(sketch)
                 else:
                     pane[tap] = sketch.copy()
+            for tap, rows in reading.rows.items():
+                self._panes[-1].distinct.setdefault(tap, Distinct()).update(rows.signatures())
             self._keep_rows(start, reading.rows)
 
-    def window(self, seconds: float, tap: Tap) -> TapSketch:
-        """Merge of the panes whose span touches the last `seconds`: up to one pane more than asked for."""
+    def window(self, seconds: float, tap: Tap, ago: float = 0.0) -> TapSketch:
+        """Merge of the panes whose span touches the last `seconds`: up to one pane more than asked for.
+
+        ago: seconds by which the window lies back; what touches those is not in it.
+        """
         merged = TapSketch.empty(tap.channels)
+        with self._lock:
+            begin, end = self._begin(seconds + ago), self._begin(ago) if ago else math.inf
+            for pane in self._panes:
+                if begin < pane.start <= end and tap in pane.sketches:
+                    merged.merge(pane.sketches[tap])
+        return merged
+
+    def distinct(self, seconds: float, tap: Tap) -> Distinct:
+        """How many different `RequestRows.signatures` the requests of the same panes had, however many there were."""
+        merged = Distinct()
         with self._lock:
             begin = self._begin(seconds)
             for pane in self._panes:
-                if pane.start > begin and tap in pane.sketches:
-                    merged.merge(pane.sketches[tap])
+                if pane.start > begin and tap in pane.distinct:
+                    merged.merge(pane.distinct[tap])
         return merged
 
     def rows(self, seconds: float, tap: Tap) -> RequestRows:
