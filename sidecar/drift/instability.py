@@ -147,4 +147,5 @@ def depth_growth(windows: Mapping[Tap, TapSketch]) -> float:
     if len({layer for layer, _ in known}) < 2:
         return math.nan
     layers, octaves = np.array(known).T
-    return float(np.polyfit(layers, octaves, 1)[0])
+    depth = layers - layers.mean()
+    return float(depth @ (octaves - octaves[0]) / (depth @ depth))

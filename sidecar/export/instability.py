@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from sidecar.drift.monitor import DriftState, LayerDrift
 from sidecar.export import catalogue
 from sidecar.export.catalogue import Metric
+from sidecar.sketch.formats import FORMATS, NARROW
 
 Of = Callable[[LayerDrift], float]
 
@@ -42,10 +43,10 @@ def signs(drift: DriftState) -> Iterator[tuple[Metric, tuple[str, ...], float]]:
         yield metric, (), _worst(max, map(of, layers))
     for metric, of in LEAST:
         yield metric, (), _worst(min, map(of, layers))
-    for name in layers[0].instability.headroom if layers else ():
+    for name in (target.name for target in FORMATS):
         least = _worst(min, (layer.instability.headroom[name] for layer in layers))
         yield catalogue.LEAST_HEADROOM, (name,), least
-    for name in layers[0].instability.narrowed if layers else ():
+    for name in (target.name for target in NARROW):
         narrowed = [layer.instability.narrowed[name] for layer in layers]
         for metric, shares in (
             (catalogue.OVERFLOW, [one.now.overflow for one in narrowed]),

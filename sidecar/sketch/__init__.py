@@ -5,7 +5,7 @@ from sidecar.sketch.counts import Counts
 from sidecar.sketch.distinct import Distinct
 from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, edges
 from sidecar.sketch.moments import Moments
-from sidecar.sketch.rows import ROW_STATISTICS, Reading, RequestRows
+from sidecar.sketch.rows import ROW_STATISTICS, Reading, RequestRows, signatures
 from sidecar.sketch.tap import TapSketch
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "TapSketch",
     "bin_index",
     "edges",
+    "signatures",
 ]

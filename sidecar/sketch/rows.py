@@ -16,6 +16,8 @@ from sidecar.types import Tap
 ROW_STATISTICS = ("mean", "rms", "absmax", "near_zero_share", "kurtosis", "nonfinite")
 
 _TINY = 1e-30
+_STEPS = 256
+_FAR = 1e6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,25 +62,6 @@ class RequestRows:
     def __len__(self) -> int:
         return len(self.values)
 
-    def signatures(self) -> npt.NDArray[np.uint64]:
-        """A hash of what each request that reached the tap looked like, uint64[at most n].
-
-        Alike are requests that agree in mean / rms and near-zero share to a 256th, in rms, absmax and kurtosis to
-        a 256th of a doubling: coarse enough to forgive another order of summation, fine enough that
-        two requests rarely agree by chance.
-        """
-        mean, rms, absmax, near_zero, kurtosis, nonfinite = self.values[~np.isnan(self.nonfinite)].T
-        rms, absmax, kurtosis = (np.maximum(np.nan_to_num(part), _TINY) for part in (rms, absmax, kurtosis))
-        parts = (
-            np.nan_to_num(mean) / rms,
-            np.log2(rms),
-            np.log2(absmax),
-            np.nan_to_num(near_zero),
-            np.log2(kurtosis),
-        )
-        steps = np.rint(256 * np.clip(np.stack(parts, axis=1), -1e6, 1e6)).astype(np.int64)
-        return mixed(np.column_stack([steps, nonfinite > 0]))
-
     @property
     def mean(self) -> npt.NDArray[np.float64]:
         return self.values[:, 0]
@@ -102,6 +85,20 @@ class RequestRows:
     @property
     def nonfinite(self) -> npt.NDArray[np.float64]:
         return self.values[:, 5]
+
+
+def signatures(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
+    """A hash of what each request looked like at a tap: row statistics [n, 6] -> uint64[n].
+
+    Alike are requests that agree in mean / rms and near-zero share to a 256th, in rms, absmax and kurtosis to
+    a 256th of a doubling: coarse enough to forgive another order of summation, fine enough that
+    two requests rarely agree by chance.
+    """
+    mean, rms, absmax, near_zero, kurtosis, nonfinite = np.nan_to_num(values).T
+    rms, absmax, kurtosis = (np.maximum(part, _TINY) for part in (rms, absmax, kurtosis))
+    parts = np.stack([mean / rms, np.log2(rms), np.log2(absmax), near_zero, np.log2(kurtosis)], axis=1)
+    steps = np.rint(_STEPS * np.clip(parts, -_FAR, _FAR)).astype(np.int64)
+    return mixed(np.column_stack([steps, nonfinite > 0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -139,10 +139,12 @@ async def test_the_status_tells_each_layer(browse, fixed_model):
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf")])
 async def test_numbers_that_json_does_not_have_are_null(browse, fixed_model, strange):
     state = fixed_model.monitor.state()
-    layer = replace(state.layers[0], evidence=strange, psi=strange, worst_channels=((2, strange),))
+    effects = replace(state.layers[0].effects, psi=strange)
+    layer = replace(state.layers[0], evidence=strange, effects=effects, worst_channels=((2, strange),))
     fixed_model.monitor._state = replace(state, layers=(layer,), model_evidence=strange)
     (model,) = await status_of(browse, fixed_model)
     assert model["model_evidence"] is None
+    assert model["layers"][0]["psi"] is None
     assert model["layers"][0]["evidence"] is None
     assert model["layers"][0]["worst_channels"] == [[2, None]]
 

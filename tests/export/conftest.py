@@ -10,11 +10,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.drift import DriftMonitor
+from sidecar.drift.between import Between
+from sidecar.drift.instability import Narrowed
 from sidecar.drift.monitor import DriftState
+from sidecar.drift.nodrift import EffectSizes
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.serving import ServingMetrics
 from sidecar.settings import DriftSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
+from sidecar.sketch.formats import Loss
 from sidecar.timeline import Timeline
 from sidecar.types import Tap, TelemetryStatus
 
@@ -50,12 +54,28 @@ class FixedMonitor:
         return self._state
 
 
+EFFECTS = EffectSizes(
+    psi=0.125, jensen_shannon=0.0625, kolmogorov_smirnov=0.375, wasserstein=0.75, mean_shift=-1.5,
+    frechet=2.5, shifted=0, levels={"psi": 0.25}, times_level=6.5,
+)  # fmt: skip
+NARROWED = Narrowed(Loss(0.0, 0.5, 0.25), 4, Loss(0.0, 0.125, 0.0625))
+HEADROOM = {"float16": 12.5, "bfloat16": 128.0, "e5m2": 12.25}
+BETWEEN = Between(
+    distinct_share=0.875, participation_ratio=2.5, effective_rank=3.5, self_similarity=0.25,
+    variance_share=0.375, autocorrelation=-0.125, sign_changes=0.625,
+)  # fmt: skip
+
+
 def drifting(fresh: DriftState) -> DriftState:
     layers = tuple(
         replace(
-            layer, evidence=2.5 + layer.tap.layer, active=layer.tap.layer == 1, alarms=layer.tap.layer, psi=0.125,
-            jensen_shannon=0.0625, mean_shift=-1.5, worst_channels=((3, -4.5), (0, 2.25)), absmax_growth=1.75,
-            headroom=12.5, dead_channels=1,
+            layer, evidence=2.5 + layer.tap.layer, active=layer.tap.layer == 1, alarms=layer.tap.layer,
+            effects=EFFECTS, worst_channels=((3, -4.5), (0, 2.25)),
+            instability=replace(
+                layer.instability, absmax_growth=1.75, headroom=HEADROOM | {"e4m3": 5.5 - layer.tap.layer},
+                narrowed=dict.fromkeys(("e4m3", "e5m2"), NARROWED), massive=2, dead_channels=1, always_on_channels=1,
+            ),
+            between=BETWEEN,
         )
         for layer in fresh.layers
     )  # fmt: skip

@@ -143,7 +143,19 @@ def test_layers_are_plain_integers_and_nobody_is_a_label(export, fixed_model):
     samples = export(fixed_model).samples()
     assert {labels["layer"] for labels, _ in samples["sidecar_activation_mean"]} == {"0", "1", "2"}
     used = {label for series in samples.values() for labels, _ in series for label in labels}
-    assert used == {"model", "version", "layer", "site", "kind", "rank", "reason", "part", "code", "le"}
+    assert used == {
+        "model",
+        "version",
+        "layer",
+        "site",
+        "kind",
+        "rank",
+        "reason",
+        "part",
+        "code",
+        "le",
+        "format",
+    }
 
 
 def test_a_module_name_that_needs_quoting_survives_a_scrape(export, fresh_model):
