@@ -6,14 +6,16 @@ import difflib
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar.export.activations import SERIES_PER_TAP
-from sidecar.export.catalogue import CATALOGUE, TAP
-from sidecar.export.serving import CODES
+from sidecar.export.catalogue import CATALOGUE, SECONDS_BUCKETS, TAP
+from sidecar.export.serving import CODES, ServingMetrics
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
 
@@ -202,3 +204,21 @@ def test_names_follow_the_conventions(metric):
     assert bool(metric.buckets) == (metric.kind == "histogram")
     assert metric.unit not in ("seconds", "sigmas", "octaves", "ratio") or metric.unit in metric.name
     assert metric.help.endswith((".", ")."))
+
+
+@given(st.lists(st.floats(0, 20), max_size=50), st.lists(st.sampled_from(SECONDS_BUCKETS), max_size=10))
+def test_a_bucket_counts_every_value_up_to_its_bound(values, on_bounds):
+    registry = CollectorRegistry()
+    serving = ServingMetrics([("m", "1")], registry)
+    seen = values + on_bounds
+    for value in seen:
+        serving.request_started("m", "1")
+        serving.request_finished("m", "1", "OK", value)
+    name = "sidecar_request_duration_seconds"
+    for bound in SECONDS_BUCKETS:
+        labels = {"model": "m", "version": "1", "le": str(bound)}
+        assert registry.get_sample_value(f"{name}_bucket", labels) == sum(value <= bound for value in seen)
+    assert registry.get_sample_value(f"{name}_count", {"model": "m", "version": "1"}) == len(seen)
+    assert registry.get_sample_value(f"{name}_sum", {"model": "m", "version": "1"}) == pytest.approx(
+        sum(seen)
+    )
