@@ -169,6 +169,8 @@ def observe(
     plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0)
     taps = tuple(placement.tap for placement in plan)
     slots = everything.capture.slots_on(settings.device)
+    # A row of a model without a batch dimension is no request.
+    logits = capture.logits_among(model.outputs if settings.batching.max_rows else (), settings.logits)
     recorder = Recorder(
         choose,
         Guard(),
@@ -176,6 +178,7 @@ def observe(
         max_rows=settings.batching.max_rows,
         device=torch.device(settings.device),
         clock=clock,
+        outputs=capture.Outputs(logits, slots) if logits else None,
     )
     model.instrument(capture.observers(plan, recorder, slots=slots, near_zero=everything.capture.near_zero))
     for rows in batch_sizes(settings):

@@ -39,7 +39,7 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path, c
     for start in range(0, len(requests), step):
         batch = requests[start : start + step]
         plan.recorder.open(batch, always=True)
-        model.instrumented(runtime.concatenate([request.inputs for request in batch]))
+        plan.recorder.answered(model.instrumented(runtime.concatenate([request.inputs for request in batch])))
         plan.recorder.close()
         pending += len(batch)
         if pending >= min(chunk, plan.recorder.slots - step) or start + step >= len(requests):

@@ -139,6 +139,8 @@ class ModelSettings(Section):
     threads: threads of one run; 0 leaves the choice to the runtime.
     taps: globs over the names that `sidecar taps` lists; empty means the residual blocks or stages that are found.
     baseline: reference to compare with; without one it is recorded from the first live requests.
+    logits: output that holds class logits [rows, classes], from which energy, margin and predicted class are taken;
+        by default one that is called "logits", "" for none.
     tolerance: largest |difference| between the outputs of both variants; 0 means bitwise equal.
     batching: a table of its own, below.
     """
@@ -159,6 +161,7 @@ class ModelSettings(Section):
     taps: tuple[str, ...] = ()
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     baseline: Path | None = None
+    logits: str | None = None
     batching: BatchingSettings = BatchingSettings()
 
     @model_validator(mode="after")

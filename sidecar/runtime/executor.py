@@ -73,8 +73,14 @@ class Executor:
             self._observed = None
             return self._reply(requests, self._runtime.plain)
         observed = self._observed = _Observed(requests)
+
+        def instrumented(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            outputs = self._runtime.instrumented(batch)
+            recorder.answered(outputs)
+            return outputs
+
         try:
-            return self._reply(requests, self._runtime.instrumented, observed)
+            return self._reply(requests, instrumented, observed)
         finally:
             recorder.close()
 

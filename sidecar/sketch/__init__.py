@@ -5,7 +5,7 @@ from sidecar.sketch.counts import Counts
 from sidecar.sketch.distinct import Distinct
 from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, edges
 from sidecar.sketch.moments import Moments
-from sidecar.sketch.rows import ROW_STATISTICS, Reading, RequestRows, signatures
+from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows, signatures
 from sidecar.sketch.tap import TapSketch
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Distinct",
     "Histogram",
     "Moments",
+    "OutputRows",
     "Reading",
     "RequestRows",
     "TapSketch",

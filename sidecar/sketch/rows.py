@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sidecar.errors import SketchError
 from sidecar.sketch.distinct import mixed
 from sidecar.sketch.tap import TapSketch
-from sidecar.types import Tap
+from sidecar.types import Parameter, Tap
 
 ROW_STATISTICS = ("mean", "rms", "absmax", "near_zero_share", "kurtosis", "nonfinite")
 
@@ -102,17 +102,42 @@ def signatures(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class OutputRows:
+    """What a classifier answered to each sampled request, averaged over its rows.
+
+    NaN, and -1 for the class, where it did not answer; infinite where it answered with NaN or infinities.
+    energy: float64[n], logsumexp of the logits (Liu, Energy-based Out-of-distribution Detection, 2020).
+    margin: float64[n], largest logit less the second largest.
+    predicted: int64[n], the class of the largest, in its last row.
+    logits: float64[n, k], k <= 64: the logits, or where there are more classes a count sketch of them.
+    """
+
+    energy: npt.NDArray[np.float64]
+    margin: npt.NDArray[np.float64]
+    predicted: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Reading:
     """What one drain brings.
 
     at: seconds since the epoch. rows: row i is the same request at every tap.
     requests: sampled requests that finished since the last drain.
+    ids, parameters: of each of them, as the client gave them; empty where nobody kept them.
+    outputs: of each of them; None of a model that is no classifier.
     """
 
     at: float
     sketches: Mapping[Tap, TapSketch]
     rows: Mapping[Tap, RequestRows]
     requests: int
+    ids: Sequence[str] = ()
+    parameters: Sequence[Mapping[str, Parameter]] = ()
+    outputs: OutputRows | None = None
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:
