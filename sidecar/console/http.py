@@ -132,6 +132,7 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
         "alarm_level": drift.alarm_level,
         "layer_alarm_level": drift.layer_alarm_level,
         "model_alarms": drift.model_alarms,
+        "cause": _plain(asdict(drift.cause)) if drift.cause else None,
         "across_layers": _plain(asdict(drift.across)),
     }
     for layer in drift.layers:

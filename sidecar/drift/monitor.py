@@ -10,15 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from sidecar.drift.between import Between, between
+from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.effects import Cells, signed_counts, worst_channels
 from sidecar.drift.evidence import EDetector
+from sidecar.drift.groups import Groups
 from sidecar.drift.instability import AcrossLayers, Instability, instability
 from sidecar.drift.nodrift import EffectSizes, Expected, effect_sizes
 from sidecar.drift.reference import Reference, ReferenceBuilder
 from sidecar.drift.scores import FEATURES, SCORES, Scorer, features, stack_rows
 from sidecar.drift.weighted import Scale, Weighted
 from sidecar.settings import DriftSettings
-from sidecar.sketch import Reading, TapSketch
+from sidecar.sketch import Reading, RequestRows, TapSketch
 from sidecar.timeline import Timeline
 from sidecar.types import Tap
 
@@ -54,6 +56,7 @@ class DriftState:
     """Everything drift has to say at one moment; never changes.
 
     model_evidence, alarm_level and layer_alarm_level in nats. layers: in the order of the taps.
+    cause: None while no drift is active.
     reference_small: the reference has fewer than 5,000 requests, so small drift takes longer to find.
     """
 
@@ -69,6 +72,7 @@ class DriftState:
     model_alarm_ordinals: tuple[int, ...]
     layers: tuple[LayerDrift, ...]
     across: AcrossLayers
+    cause: Cause | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,6 +104,7 @@ class DriftMonitor:
         self._judge: _Judge | None = None
         self._taps = tuple(taps)
         self._window_seconds = settings.window_seconds
+        self._keep_ids = settings.keep_request_ids
         self._timeline = timeline
         self._rng = rng
         self._builder = ReferenceBuilder(model, version, taps, settings.reference_requests)
@@ -159,6 +164,7 @@ class DriftMonitor:
     def _snapshot(self) -> DriftState:
         detector, reference = self._detector, self.reference
         windows = {tap: self._timeline.window(self._window_seconds, tap) for tap in self._taps}
+        layers = tuple(self._layer(index, window) for index, window in enumerate(windows.values()))
         return DriftState(
             reference_requests=reference.requests if reference else self._builder.requests,
             reference_ready=reference is not None,
@@ -170,8 +176,35 @@ class DriftMonitor:
             model_active=detector.model.active,
             model_alarms=detector.model.alarms,
             model_alarm_ordinals=tuple(detector.model.ordinals),
-            layers=tuple(self._layer(index, window) for index, window in enumerate(windows.values())),
+            layers=layers,
             across=AcrossLayers.of(windows),
+            cause=self._cause(layers),
+        )
+
+    def _cause(self, layers: Sequence[LayerDrift]) -> Cause | None:
+        suspects = [
+            Suspect(
+                layer.tap, layer.active, layer.evidence, layer.instability.nonfinite, layer.worst_channels
+            )
+            for layer in layers
+        ]
+        suspect = first_suspect(suspects, model_active=self._detector.model.active)
+        if suspect is None or self._judge is None:
+            return None
+        reference, index = self._judge.reference, self._taps.index(suspect.tap)
+        readings = self._timeline.readings(self._window_seconds)
+        rows = RequestRows.concat([one.rows[suspect.tap] for one in readings if suspect.tap in one.rows])
+        ids = [each for one in readings for each in one.ids]
+        return cause(
+            suspect,
+            FEATURES,
+            Requests(self._judge.expected[index].rows, reference.rows[index, :, -1] > 0, reference.groups),
+            Requests(
+                Weighted(features(rows.values), rows.weights),
+                rows.nonfinite > 0,
+                Groups.of(readings),
+                shown(ids, self._keep_ids),
+            ),
         )
 
     def _layer(self, index: int, window: TapSketch) -> LayerDrift:

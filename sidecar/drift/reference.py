@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.drift.effects import Cells, Integers, signed_counts
+from sidecar.drift.groups import Groups
 from sidecar.drift.nodrift import NoDrift, measure
 from sidecar.drift.scores import features, stack_rows
 from sidecar.drift.weighted import Weighted
@@ -39,6 +40,7 @@ class Reference:
 
     weights, common: float64 and bool[observed requests], as in `RequestRows`. Requests are ranked among the common
     ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
+    groups: what kind each observed request was of.
     created_at: seconds since the epoch of the last reading in it.
     """
 
@@ -51,6 +53,7 @@ class Reference:
     rows: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
     common: npt.NDArray[np.bool_]
+    groups: Groups
 
     @property
     def requests(self) -> int:
@@ -100,6 +103,8 @@ class Reference:
             "rows": self.rows,
             "weights": self.weights,
             "common": self.common,
+            "classes": self.groups.classes,
+            "routes": self.groups.routes,
         }
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
@@ -155,6 +160,7 @@ class Reference:
                 rows=members["rows"],
                 weights=members["weights"],
                 common=members["common"],
+                groups=Groups(members["classes"], members["routes"]),
             )
 
 
@@ -170,6 +176,7 @@ class ReferenceBuilder:
         self._rows: list[npt.NDArray[np.float64]] = []
         self._weights: list[npt.NDArray[np.float64]] = []
         self._common: list[npt.NDArray[np.bool_]] = []
+        self._readings: list[Reading] = []
         self._chunks = [_Chunks(math.ceil(requests_wanted / _CHUNKS)) for _ in self._taps]
 
     @property
@@ -184,6 +191,7 @@ class ReferenceBuilder:
         self._rows.append(stack_rows(reading.rows, self._taps))
         self._weights.append(reading.weights)
         self._common.append(reading.common)
+        self._readings.append(replace(reading, sketches={}, rows={}))
         self.requests += int(np.count_nonzero(reading.common))
         self._created_at = reading.at
 
@@ -207,6 +215,7 @@ class ReferenceBuilder:
             rows=rows,
             weights=weights,
             common=np.concatenate(self._common),
+            groups=Groups.of(self._readings),
         )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from sidecar.drift import DriftMonitor, LayerDrift
+from sidecar.drift.causes import Kind
 from sidecar.export import catalogue
 from sidecar.export.catalogue import CATALOGUE, TAP, Metric
 from sidecar.export.instability import signs
@@ -76,6 +78,9 @@ class ActivationCollector(Collector):
             page.add(catalogue.MODEL_ALARMS, labels, drift.model_alarms)
             page.add(catalogue.REFERENCE_REQUESTS, labels, drift.reference_requests)
             page.add(catalogue.REFERENCE_READY, labels, drift.reference_ready)
+            for kind in get_args(Kind):
+                found = drift.cause is not None and drift.cause.kind == kind
+                page.add(catalogue.CAUSE_KIND, (*labels, kind), found)
             for metric, extra, value in signs(drift):
                 page.add(metric, (*labels, *extra), value)
             for layer in drift.layers:
@@ -86,6 +91,8 @@ class ActivationCollector(Collector):
                 page.add(catalogue.SILENT, where, layer.tap in status.silent)
                 self._values(page, where, source.timeline, layer.tap)
                 _drift(page, where, layer)
+                begins = drift.cause is not None and drift.cause.tap == layer.tap
+                page.add(catalogue.CAUSE, where, begins)
         page.add(catalogue.SERIES, (), page.series)
         page.add(catalogue.SERIES_DROPPED, (), left_out)
         yield from page.families.values()

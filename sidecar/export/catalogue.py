@@ -187,6 +187,16 @@ WORST_CHANNEL_SHIFT = Metric(
     "Signed shift of that channel's mean, in standard deviations of the channel in the reference.",
     (*TAP, "rank"), "sigmas",
 )  # fmt: skip
+CAUSE = Metric(
+    "sidecar_drift_cause", "gauge",
+    "1 at the tap where the drift that is active begins, the first in depth order whose evidence passed, else 0.",
+    TAP,
+)  # fmt: skip
+CAUSE_KIND = Metric(
+    "sidecar_drift_cause_kind", "gauge",
+    "1 for what explains active drift, else 0: numeric (NaN, infinities), mix (other shares of classes or routes), "
+    "or covariate (neither).", (*MODEL, "kind"),
+)  # fmt: skip
 MODEL_EVIDENCE = Metric(
     "sidecar_drift_model_evidence", "gauge",
     "Natural logarithm of the average of all layers' e-detectors; it alarms at sidecar_drift_alarm_level.",

@@ -6,7 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Timeline:
         self._pane_seconds = pane_seconds
         self._clock = clock
         self._panes: deque[_Pane] = deque(maxlen=keep_panes)
-        self._rows: deque[tuple[float, Mapping[Tap, RequestRows]]] = deque()
+        self._readings: deque[tuple[float, Reading]] = deque()
         self._held_rows = 0
         self._totals = {tap: TapSketch.empty(tap.channels) for tap in taps}
         self._newest = -math.inf
@@ -62,7 +62,7 @@ class Timeline:
                 else:
                     pane[tap] = sketch.copy()
             _count_distinct(self._panes[-1].distinct, reading.rows)
-            self._keep_rows(start, reading.rows)
+            self._keep_rows(start, reading)
 
     def window(self, seconds: float, tap: Tap, ago: float = 0.0) -> TapSketch:
         """Merge of the panes whose span touches the last `seconds`: up to one pane more than asked for.
@@ -89,11 +89,13 @@ class Timeline:
 
     def rows(self, seconds: float, tap: Tap) -> RequestRows:
         """Request rows of the same panes, oldest first, as far as they are kept."""
+        return RequestRows.concat([one.rows[tap] for one in self.readings(seconds) if tap in one.rows])
+
+    def readings(self, seconds: float) -> list[Reading]:
+        """Readings of the same panes without their sketches, oldest first, as far as their rows are kept."""
         with self._lock:
             begin = self._begin(seconds)
-            return RequestRows.concat(
-                [rows[tap] for start, rows in self._rows if start > begin and tap in rows]
-            )
+            return [reading for start, reading in self._readings if start > begin]
 
     def total(self, tap: Tap) -> TapSketch:
         """Everything since the start; its counts never fall."""
@@ -113,15 +115,14 @@ class Timeline:
         now = max(self._clock() + self._set_back, self._newest)
         return now - seconds - self._pane_seconds
 
-    def _keep_rows(self, start: float, rows: Mapping[Tap, RequestRows]) -> None:
-        count = max(map(len, rows.values()), default=0)
-        if not count:
+    def _keep_rows(self, start: float, reading: Reading) -> None:
+        if not reading.requests:
             return
-        self._rows.append((start, rows))
-        self._held_rows += count
-        while len(self._rows) > 1 and self._held_rows > MAX_ROWS:
-            _, oldest = self._rows.popleft()
-            self._held_rows -= max(map(len, oldest.values()))
+        self._readings.append((start, replace(reading, sketches={})))
+        self._held_rows += reading.requests
+        while len(self._readings) > 1 and self._held_rows > MAX_ROWS:
+            _, oldest = self._readings.popleft()
+            self._held_rows -= oldest.requests
 
 
 def _count_distinct(distinct: dict[Tap, Distinct], rows: Mapping[Tap, RequestRows]) -> None:

@@ -134,6 +134,17 @@ async def test_the_status_tells_each_layer(browse, fixed_model):
     assert (layer["absmax"], layer["evidence"], layer["psi"]) == (8, 3.5, 0.125)
     assert layer["worst_channels"] == [[3, -4.5], [0, 2.25]]
     assert model["telemetry_failures"]["tap"] == 1
+    assert layer["no_drift_levels"] == {"psi": 0.25}
+    assert layer["between_requests"]["effective_rank"] == 3.5
+    assert layer["instability"]["narrowed"]["e4m3"]["best_exponent"] == 4
+
+
+async def test_the_status_tells_the_cause_while_drift_is_active(browse, fixed_model, fresh_model):
+    drifting, quiet = await status_of(browse, fixed_model, fresh_model(name="quiet"))
+    assert (drifting["cause"]["kind"], drifting["cause"]["tap"]["layer"]) == ("mix", 1)
+    assert drifting["cause"]["groups"] == [{"group": "7", "expected": 0.1, "seen": 0.0, "z": -5.0}]
+    assert drifting["cause"]["requests"] == [["c0ffee", None]]
+    assert quiet["cause"] is None
 
 
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf")])

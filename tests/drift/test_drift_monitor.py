@@ -81,10 +81,13 @@ def test_a_shift_is_found_and_its_layer_named(watch):
     assert len(state.layers[1].worst_channels) == 3
 
 
-def test_the_alarm_ends_after_the_shift_does(watch):
-    watch.run(60, shifts={1: 1.0})
+def test_the_alarm_ends_after_the_shift_does_and_with_it_the_cause(watch):
+    assert watch.monitor.state().cause is None
+    during = watch.run(60, shifts={1: 1.0})
+    assert (during.cause.tap.layer, during.cause.kind) == (1, "covariate")
     state = watch.run(1_000)
     assert (state.model_alarms, state.model_active) == (1, False)
+    assert state.cause is None
 
 
 def test_one_request_with_a_nan_is_seen(watch):

@@ -61,6 +61,7 @@ def test_save_and_load_bring_back_everything(reference, path):
     )
     assert np.array_equal(loaded.rows, reference.rows)
     assert np.array_equal(loaded.weights, reference.weights)
+    assert np.array_equal(loaded.groups.routes, reference.groups.routes)
     assert np.array_equal(loaded.common, reference.common)
 
 

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.drift import DriftMonitor
 from sidecar.drift.between import Between
+from sidecar.drift.causes import Cause
+from sidecar.drift.groups import ShareChange
 from sidecar.drift.instability import Narrowed
 from sidecar.drift.monitor import DriftState
 from sidecar.drift.nodrift import EffectSizes
@@ -79,9 +81,13 @@ def drifting(fresh: DriftState) -> DriftState:
         )
         for layer in fresh.layers
     )  # fmt: skip
+    cause = Cause(
+        "mix", layers[1].tap, "mean", -1.5, 0.25, ((3, -4.5),), (ShareChange("7", 0.1, 0.0, -5.0),),
+        (("c0ffee", math.inf),), "drift begins at layer 1 (resid)",
+    )  # fmt: skip
     return replace(
         fresh, reference_requests=5000, reference_ready=True, judged_requests=3, model_evidence=1.25,
-        alarm_level=13.75, layer_alarm_level=15.5, model_alarms=0, layers=layers,
+        alarm_level=13.75, layer_alarm_level=15.5, model_alarms=0, layers=layers, cause=cause,
     )  # fmt: skip
 
 
