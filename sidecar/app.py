@@ -191,7 +191,7 @@ def observe(
     timeline = Timeline(taps, everything.timeline.pane_seconds, everything.timeline.keep_panes, clock)
     reference = Reference.load(settings.baseline) if settings.baseline else None
     if reference:
-        reference.check(settings.name, taps)
+        reference.check(settings.name, taps, everything.drift.stratify_by)
     monitor = DriftMonitor(
         settings.name,
         settings.version,

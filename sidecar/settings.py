@@ -224,6 +224,8 @@ class DriftSettings(Section):
     requests_between_false_alarms: average run length between false alarms, per model.
     reference_requests: live requests that make a reference where no baseline is configured.
     window_seconds: what effect sizes are computed over.
+    stratify_by: judge each request by reference requests of its own kind alone: of the same value of the request
+        parameter of this name, or of the same `predicted_class`; "" judges all by all.
     keep_request_ids: how the state names the most extreme requests while drift is active: by their ids, by a hash
         (the first 8 bytes of BLAKE2b), or not at all. Who knows an id, or can guess it, finds it by its hash.
     seed: of the random tie-breaks in p-values.
@@ -232,6 +234,7 @@ class DriftSettings(Section):
     requests_between_false_alarms: Annotated[int, Field(ge=100, le=10**12)] = 1_000_000
     reference_requests: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
     window_seconds: Seconds = 60.0
+    stratify_by: str = ""
     keep_request_ids: Literal["none", "hashed", "plain"] = "hashed"
     seed: int = 0
 

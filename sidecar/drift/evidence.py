@@ -6,44 +6,31 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from functools import cache
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-Array = npt.NDArray[np.float64]
+from sidecar.drift.classes import ClassShares
+from sidecar.drift.ranks import normal_scores
 
-SHIFTS = (0.25, 0.5, 1.0, 2.0, 3.0)
-"""Shifts of a score, in standard deviations, that one bet each is best at; either direction."""
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+STEP = 0.25
+MULTIPLES = (1, 2, 4, 8, 12)
+"""Shifts of a score that one bet each is best at, in quarters of a standard deviation; either direction."""
 
 ORDINALS_KEPT = 100
 
-_BETS = np.array([sign * shift for shift in SHIFTS for sign in (1.0, -1.0)])
-_LEAST_P = 1e-12
-
-
-@cache
-def _normal_table() -> tuple[Array, Array]:
-    """Standard normal quantiles at even steps of the log odds; linear between them to 1e-6."""
-    log_odds = np.linspace(-28.0, 28.0, 11_201)
-    normal = NormalDist()
-    return log_odds, np.array([normal.inv_cdf(1 / (1 + math.exp(-step))) for step in log_odds])
-
-
-def normal_scores(p: Array) -> Array:
-    """Standard normal quantile of 1 - p, of any shape; NaN stays NaN."""
-    clipped = np.clip(p, _LEAST_P, 1 - _LEAST_P)
-    log_odds, normal = _normal_table()
-    scores: Array = np.interp(np.log1p(-clipped) - np.log(clipped), log_odds, normal)
-    return scores
+_BETS = np.array([sign * STEP * multiple for multiple in MULTIPLES for sign in (1.0, -1.0)])
 
 
 def bets(p: Array) -> Array:
     """Betting factors of p-values, [...] -> [..., 10]; each integrates to 1 over p in (0, 1).
 
     exp(shift z - shift**2 / 2) with z the normal score of p: the likelihood ratio of a Gaussian score
-    that moved by `shift`, so no other bet grows faster when it did. NaN stays NaN.
+    that moved by `shift`, so no other bet grows faster when it did.
     """
     factors: Array = np.exp(normal_scores(p)[..., None] * _BETS - _BETS**2 / 2)
     return factors
@@ -51,24 +38,40 @@ def bets(p: Array) -> Array:
 
 # Compiled, because it runs for every observed request; without the GIL, because requests are served meanwhile.
 @njit(cache=True, nogil=True)
-def _advance(evidence: Array, z: Array, shifts: Array, discount: Array, cap: float, layers: Array) -> None:
-    """R_t = (1 + R_{t-1}) b_t for float64[taps, scores, bets], over z of float64[n, taps, scores].
+def _advance(
+    evidence: Array, z: Array, kinds: Integers, strata: Integers, constant: Array, cap: float, layers: Array
+) -> None:
+    """R_t = (1 + R_{t-1}) b_t for float64[layers, scores, bets], over z of float64[n, layers, scores].
 
-    layers: out, float64[n, taps], the mean of each tap after each request.
+    kinds: how many scores each layer has. constant: float64[strata, layers, bets], what a bet is where z is 0.
+    layers: out, float64[n, layers], the mean of each layer after each request.
     """
-    requests, taps, scores = z.shape
+    requests, depth, _ = z.shape
+    members = evidence.shape[2]
+    factors = np.empty(members)
     for t in range(requests):
-        for tap in range(taps):
+        for layer in range(depth):
+            constants = constant[strata[t], layer]
             total = 0.0
-            for score in range(scores):
-                value = z[t, tap, score]
-                for bet in range(len(shifts)):
-                    # A request that says nothing bets nothing: R stays.
-                    if not np.isnan(value):
-                        factor = np.exp(shifts[bet] * (value - shifts[bet] / 2)) * discount[tap, bet]
-                        evidence[tap, score, bet] = min((1.0 + evidence[tap, score, bet]) * factor, cap)
-                    total += evidence[tap, score, bet]
-            layers[t, tap] = total / (scores * len(shifts))
+            for score in range(kinds[layer]):
+                value = z[t, layer, score]
+                held = evidence[layer, score]
+                # A request that says nothing bets nothing: R stays.
+                if not np.isnan(value):
+                    # All bets are powers of the first: one exponential instead of ten.
+                    power = np.exp(STEP * value)
+                    second = power * power
+                    fourth = second * second
+                    eighth = fourth * fourth
+                    factors[0], factors[2], factors[4], factors[6] = power, second, fourth, eighth
+                    factors[8] = eighth * fourth
+                    for bet in range(0, members, 2):
+                        factors[bet + 1] = 1.0 / factors[bet]
+                    for bet in range(members):
+                        held[bet] = min((1.0 + held[bet]) * factors[bet] * constants[bet], cap)
+                for bet in range(members):
+                    total += held[bet]
+            layers[t, layer] = total / (kinds[layer] * members)
 
 
 @cache
@@ -109,15 +112,16 @@ class Latch:
 class EDetector:
     """Evidence R of every layer and of the model, updated with each request.
 
-    For each tap, score and bet b runs R_t = (1 + R_{t-1}) b_t. Without drift E[b_t] <= 1 whatever came
+    For each layer, score and bet b runs R_t = (1 + R_{t-1}) b_t. Without drift E[b_t] <= 1 whatever came
     before, so R_t - t is a supermartingale and R reaches a level N after N requests or more on average
     (Shin, Ramdas, Rinaldo, "E-detectors", 2022). A mean of such R is one again, however they depend on
-    each other: the layer's R is the mean over its scores and bets, the model's the mean over layers.
+    each other: the layer's R is the mean over its scores and bets, the model's the mean over layers. The shares
+    of the predicted classes, where they are known, are one more layer, with bets of their own.
 
     The p-values share one reference of finite size, so given that reference E[b] is 1 only up to a
     sampling error. Every bet is divided by 1 plus twice its standard error: `reference_allowance`.
 
-    The model alarms at R >= N = `run_length`. A layer alarms at R >= taps x N, which puts the model's mean
+    The model alarms at R >= N = `run_length`. A layer alarms at R >= layers x N, which puts the model's mean
     at N or above: every layer's alarm lies inside an alarm of the model, so all of them together keep N.
 
     An alarm lasts until R is down to the square root of its level. The wait from there to the next false
@@ -125,34 +129,53 @@ class EDetector:
     its layer's alarm alone; a cap only lowers R, and lets it come down when drift ends.
     """
 
-    def __init__(self, scores: int, run_length: float, reference_requests: Sequence[int]) -> None:
-        """reference_requests: one number a tap, of the requests that its p-values are ranks among."""
-        taps = len(reference_requests)
+    def __init__(
+        self,
+        kinds: Sequence[int],
+        run_length: float,
+        reference_requests: Integers,
+        classes: ClassShares | None = None,
+    ) -> None:
+        """kinds: how many scores each layer has. reference_requests: int64[strata, layers], see `Ranks.sizes`."""
+        depth = len(kinds) + (classes is not None)
         self.alarm_level = math.log(run_length)
-        self.layer_alarm_level = math.log(taps * run_length)
+        self.layer_alarm_level = math.log(depth * run_length)
         self.judged = 0
         self.model = Latch(run_length, math.sqrt(run_length))
-        layer = taps * run_length
-        self.layers = tuple(Latch(layer, math.sqrt(layer)) for _ in range(taps))
-        members = scores * len(_BETS)
-        allowances = np.array([reference_allowance(requests) for requests in reference_requests])
-        self._discount = 1 / allowances
-        self._cap = 2.0 * members * layer
-        self._evidence = np.zeros((taps, scores, len(_BETS)))
-        self._layer_evidence = np.zeros(taps)
+        layer = depth * run_length
+        self.layers = tuple(Latch(layer, math.sqrt(layer)) for _ in range(depth))
+        allowances = np.array(
+            [[reference_allowance(size) for size in sizes] for sizes in reference_requests.tolist()]
+        )
+        self._kinds = np.array(kinds, dtype=np.int64)
+        self._constant = np.exp(-(_BETS**2) / 2) / allowances
+        self._cap = 2.0 * max(kinds) * len(_BETS) * layer
+        self._evidence = np.zeros((len(kinds), max(kinds), len(_BETS)))
+        self._classes = classes
+        self._layer_evidence = np.zeros(depth)
 
-    def update(self, p: Array) -> None:
-        """p: float64[n, taps, scores]; where it is NaN the request says nothing and R stays."""
-        if not len(p):
+    def update(self, z: Array, strata: Integers | None = None, predicted: Integers | None = None) -> None:
+        """z: float64[n, layers, scores], standard normal without drift; where it is NaN the request says nothing.
+
+        strata, predicted: int64[n], of each request its stratum and class, -1 where no class is known.
+        """
+        if not len(z):
             return
-        layers = np.empty(p.shape[:2])
-        _advance(self._evidence, normal_scores(p), _BETS, self._discount, self._cap, layers)
+        strata = np.zeros(len(z), dtype=np.int64) if strata is None else strata
+        layers = np.empty((len(z), len(self.layers)))
+        taps = layers[:, : len(self._kinds)]
+        _advance(self._evidence, z, self._kinds, strata, self._constant, self._cap, taps)
+        if self._classes:
+            known = np.full(len(z), -1) if predicted is None else predicted
+            layers[:, -1] = self._classes.update(
+                known, strata, 2.0 * len(self.layers) * math.exp(self.alarm_level)
+            )
         first = self.judged + 1
         for latch, course in zip(self.layers, layers.T, strict=True):
             latch.update(course, first)
         self.model.update(layers.mean(axis=-1), first)
         self._layer_evidence = layers[-1]
-        self.judged += len(p)
+        self.judged += len(z)
 
     @property
     def model_evidence(self) -> float:

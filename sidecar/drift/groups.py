@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from sidecar.drift.strata import Labels, labels
 from sidecar.drift.weighted import Weighted
-from sidecar.sketch import Reading
+from sidecar.sketch import OutputRows, Reading
 
 ROUTE = "sidecar_route"
 MOST_NAMES = 64
 OTHERS = "others"
-_LONGEST_NAME = 128
 _NOTICED = 4.0
 
 
@@ -28,28 +27,33 @@ class Groups:
     name and "others" for the rest.
     """
 
-    classes: npt.NDArray[np.str_]
-    routes: npt.NDArray[np.str_]
+    classes: Labels
+    routes: Labels
 
     @classmethod
     def of(cls, readings: Sequence[Reading]) -> Groups:
-        classes: list[str] = []
-        routes: list[str] = []
-        for reading in readings:
-            predicted = reading.outputs.predicted.tolist() if reading.outputs else [-1] * reading.requests
-            classes += ["" if one < 0 else str(one) for one in predicted]
-            named = [str(one.get(ROUTE, ""))[:_LONGEST_NAME] for one in reading.parameters]
-            routes += named or [""] * reading.requests
-        known = {name for name, _ in Counter(routes).most_common(MOST_NAMES)}
-        return cls(np.array(classes, "U"), np.array([one if one in known else OTHERS for one in routes], "U"))
-
-    def part(self, chosen: npt.NDArray[np.bool_]) -> Groups:
-        return Groups(self.classes[chosen], self.routes[chosen])
+        none = [np.array([], "U")]
+        classes = [class_names(one.outputs, one.requests) for one in readings]
+        routes = [labels(one, ROUTE) for one in readings]
+        return cls(np.concatenate(classes or none), frequent(np.concatenate(routes or none)))
 
     @property
-    def deciding(self) -> npt.NDArray[np.str_]:
+    def deciding(self) -> Labels:
         """By which a mix is compared: the classes of a classifier, else the routes."""
         return self.classes if (self.classes != "").any() else self.routes
+
+
+def class_names(outputs: OutputRows | None, requests: int) -> Labels:
+    """Of each request the predicted class, str[requests]; "" where none was."""
+    if outputs is None:
+        return np.full(requests, "")
+    return np.array(["" if one < 0 else str(one) for one in outputs.predicted.tolist()], dtype=np.str_)
+
+
+def frequent(names: Labels) -> Labels:
+    """The 64 most frequent names as they are, and "others" for all further ones."""
+    known = {name for name, _ in Counter(names.tolist()).most_common(MOST_NAMES)}
+    return np.array([one if one in known else OTHERS for one in names.tolist()], dtype=np.str_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class ShareChange:
     z: float
 
 
-def share_changes(reference: npt.NDArray[np.str_], window: npt.NDArray[np.str_]) -> tuple[ShareChange, ...]:
+def share_changes(reference: Labels, window: Labels) -> tuple[ShareChange, ...]:
     """Groups whose share changed by four standard errors of a binomial share or more, largest change first.
 
     Names, str[n] and str[m], one a request; each request counts once.
@@ -82,7 +86,7 @@ def share_changes(reference: npt.NDArray[np.str_], window: npt.NDArray[np.str_])
 
 
 def with_mix_of(
-    reference: Weighted, groups: npt.NDArray[np.str_], window: Weighted, seen: npt.NDArray[np.str_]
+    reference: Weighted, groups: Labels, window: Weighted, seen: Labels
 ) -> tuple[Weighted, Weighted]:
     """Both sides in the groups that both have, the window's weights changed so that it has the reference's mix.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sidecar.drift.between import Between, between
 from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
+from sidecar.drift.classes import ClassShares
 from sidecar.drift.effects import Cells, signed_counts, worst_channels
 from sidecar.drift.evidence import EDetector
 from sidecar.drift.groups import Groups
@@ -18,6 +19,7 @@ from sidecar.drift.instability import AcrossLayers, Instability, instability
 from sidecar.drift.nodrift import EffectSizes, Expected, effect_sizes
 from sidecar.drift.reference import Reference, ReferenceBuilder
 from sidecar.drift.scores import FEATURES, SCORES, Scorer, features, stack_rows
+from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
 from sidecar.drift.weighted import Scale, Weighted
 from sidecar.settings import DriftSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
@@ -52,12 +54,26 @@ class LayerDrift:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputDrift:
+    """What a classifier answers. evidence: of distance, energy and margin; class_evidence: of the predicted classes.
+
+    Both in nats, comparable with the level of a layer. class_evidence is 0 where requests are judged class by class.
+    """
+
+    evidence: float
+    class_evidence: float
+    active: bool
+    alarms: int
+
+
+@dataclass(frozen=True, slots=True)
 class DriftState:
     """Everything drift has to say at one moment; never changes.
 
     model_evidence, alarm_level and layer_alarm_level in nats. layers: in the order of the taps.
     cause: None while no drift is active.
     reference_small: the reference has fewer than 5,000 requests, so small drift takes longer to find.
+    strata: the kinds of requests that are judged among themselves. output: None of what is no classifier.
     """
 
     reference_requests: int
@@ -73,6 +89,8 @@ class DriftState:
     layers: tuple[LayerDrift, ...]
     across: AcrossLayers
     cause: Cause | None
+    output: OutputDrift | None
+    strata: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +98,7 @@ class _Judge:
     """A reference and what is worked out from it once."""
 
     reference: Reference
+    strata: Strata
     scorer: Scorer
     expected: tuple[Expected, ...]
     scales: tuple[Scale, ...]
@@ -107,12 +126,15 @@ class DriftMonitor:
         self._keep_ids = settings.keep_request_ids
         self._timeline = timeline
         self._rng = rng
-        self._builder = ReferenceBuilder(model, version, taps, settings.reference_requests)
+        self._stratify_by = settings.stratify_by
+        self._builder = ReferenceBuilder(
+            model, version, taps, settings.reference_requests, settings.stratify_by
+        )
         self._run_length = settings.requests_between_false_alarms
-        wanted = [settings.reference_requests] * len(self._taps)
-        self._detector = EDetector(len(SCORES), self._run_length, wanted)
+        wanted = np.full((1, len(self._taps)), settings.reference_requests)
+        self._detector = EDetector([len(SCORES)] * len(self._taps), self._run_length, wanted)
         if reference:
-            reference.check(model, taps)
+            reference.check(model, taps, settings.stratify_by)
             self._judge_by(reference.arranged(taps))
 
     def observe(self, reading: Reading) -> None:
@@ -120,14 +142,21 @@ class DriftMonitor:
         with self._lock:
             self._state = None
             if self._judge:
-                # The share of those sampled for their route's sake changes with the rate, as drift would.
-                rows = stack_rows(reading.rows, self._taps)[:, reading.common]
-                self._detector.update(self._judge.scorer.p_values(rows, self._rng))
+                self._update(self._judge, reading)
             else:
                 self._builder.add(reading)
                 if self._builder.complete:
                     self._judge_by(self._builder.build())
                     del self._builder
+
+    def _update(self, judge: _Judge, reading: Reading) -> None:
+        # The share of those sampled for their route's sake changes with the rate, as drift would.
+        common = reading.common
+        rows = stack_rows(reading.rows, self._taps)[:, common]
+        outputs = reading.outputs.among(common) if reading.outputs else None
+        strata = judge.strata.numbers(labels(reading, self._stratify_by)[common])
+        z = judge.scorer.normal_scores(rows, outputs, strata, self._rng)
+        self._detector.update(z, strata, outputs.predicted if outputs else None)
 
     def state(self) -> DriftState:
         """As of the end of the last `observe`; worked out by the first who asks, because few ask."""
@@ -156,10 +185,20 @@ class DriftMonitor:
                 reference.sketches, features(reference.rows), reference.nodrift, strict=True
             )
         )
-        scorer = Scorer(reference.rows[:, reference.common])
         scales = tuple(tap.rows.known().scale() for tap in expected)
-        self._judge = _Judge(reference, scorer, expected, scales)
-        self._detector = EDetector(len(SCORES), self._run_length, scorer.calibration_requests)
+        common = reference.common
+        outputs = reference.outputs.among(common) if reference.outputs else None
+        strata = Strata(reference.labels[common])
+        numbers = strata.numbers(reference.labels[common])
+        scorer = Scorer(reference.rows[:, common], outputs, numbers, len(strata))
+        # Within a stratum of one class there are no shares to change.
+        shares = (
+            ClassShares.of(outputs, numbers, len(strata))
+            if outputs and self._stratify_by != PREDICTED_CLASS
+            else None
+        )
+        self._judge = _Judge(reference, strata, scorer, expected, scales)
+        self._detector = EDetector(scorer.kinds, self._run_length, scorer.ranks.sizes, shares)
 
     def _snapshot(self) -> DriftState:
         detector, reference = self._detector, self.reference
@@ -179,6 +218,20 @@ class DriftMonitor:
             layers=layers,
             across=AcrossLayers.of(windows),
             cause=self._cause(layers),
+            output=self._output(),
+            strata=self._judge.strata.names if self._judge else (),
+        )
+
+    def _output(self) -> OutputDrift | None:
+        latches = self._detector.layers[len(self._taps) :]
+        if not latches:
+            return None
+        evidence, *classes = self._detector.layer_evidence[len(self._taps) :].tolist()
+        return OutputDrift(
+            evidence,
+            class_evidence=classes[0] if classes else 0.0,
+            active=any(latch.active for latch in latches),
+            alarms=sum(latch.alarms for latch in latches),
         )
 
     def _cause(self, layers: Sequence[LayerDrift]) -> Cause | None:

@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.drift.effects import Cells, Integers, signed_counts
-from sidecar.drift.groups import Groups
+from sidecar.drift.groups import ROUTE, Groups, class_names, frequent
 from sidecar.drift.nodrift import NoDrift, measure
 from sidecar.drift.scores import features, stack_rows
+from sidecar.drift.strata import Labels, labels
 from sidecar.drift.weighted import Weighted
 from sidecar.errors import BaselineError, SketchError
-from sidecar.sketch import Reading, TapSketch
+from sidecar.sketch import OutputRows, Reading, TapSketch
 from sidecar.types import Tap
 
 _MAGIC = b"sidecar-baseline"
@@ -32,6 +33,7 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 _CHUNKS = 64
 _SEED = 0
 """The same requests give the same file."""
+_OUTPUTS = ("energy", "margin", "predicted", "logits")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +42,9 @@ class Reference:
 
     weights, common: float64 and bool[observed requests], as in `RequestRows`. Requests are ranked among the common
     ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
-    groups: what kind each observed request was of.
     created_at: seconds since the epoch of the last reading in it.
+    outputs: what a classifier answered to each of these requests. stratified_by, labels: what their strata are told
+    by, and str[observed requests], its value. routes: str[observed requests], as `groups.frequent` leaves them.
     """
 
     model: str
@@ -53,16 +56,27 @@ class Reference:
     rows: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
     common: npt.NDArray[np.bool_]
-    groups: Groups
+    outputs: OutputRows | None
+    stratified_by: str
+    labels: Labels
+    routes: Labels
 
     @property
     def requests(self) -> int:
         return int(np.count_nonzero(self.common))
 
-    def check(self, model: str, taps: Sequence[Tap]) -> None:
+    @property
+    def groups(self) -> Groups:
+        return Groups(class_names(self.outputs, len(self.weights)), self.routes)
+
+    def check(self, model: str, taps: Sequence[Tap], stratify_by: str = "") -> None:
         """Raises BaselineError naming what differs. The version may: comparing versions is what it is for."""
         if model != self.model:
             raise BaselineError(f"the baseline was recorded from model {self.model}, not {model}")
+        if stratify_by != self.stratified_by:
+            raise BaselineError(
+                f"the baseline is stratified by {self.stratified_by!r}, drift.stratify_by is {stratify_by!r}"
+            )
         theirs, ours = ({tap.key: tap for tap in side} for side in (self.taps, taps))
         if missing := sorted(ours.keys() - theirs.keys()):
             raise BaselineError(f"the baseline has no tap {', '.join(missing)}")
@@ -96,6 +110,7 @@ class Reference:
             "version": self.version,
             "created_at": self.created_at,
             "taps": [asdict(tap) for tap in self.taps],
+            "stratified_by": self.stratified_by,
         }
         members: dict[str, npt.NDArray[Any]] = {
             "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
@@ -103,9 +118,11 @@ class Reference:
             "rows": self.rows,
             "weights": self.weights,
             "common": self.common,
-            "classes": self.groups.classes,
-            "routes": self.groups.routes,
+            "labels": self.labels,
+            "routes": self.routes,
         }
+        if self.outputs:
+            members |= {f"output_{name}": getattr(self.outputs, name) for name in _OUTPUTS}
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
         payload = io.BytesIO()
@@ -160,15 +177,25 @@ class Reference:
                 rows=members["rows"],
                 weights=members["weights"],
                 common=members["common"],
-                groups=Groups(members["classes"], members["routes"]),
+                outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
+                if f"output_{_OUTPUTS[0]}" in members
+                else None,
+                stratified_by=header["stratified_by"],
+                labels=members["labels"],
+                routes=members["routes"],
             )
 
 
 class ReferenceBuilder:
     """Gathers readings until `requests_wanted` are in. Whole readings, so it may end with a few more."""
 
-    def __init__(self, model: str, version: str, taps: Sequence[Tap], requests_wanted: int) -> None:
+    def __init__(
+        self, model: str, version: str, taps: Sequence[Tap], requests_wanted: int, stratify_by: str = ""
+    ) -> None:
         self.requests = 0
+        self._stratify_by = stratify_by
+        self._outputs: list[OutputRows] = []
+        self._labels: list[Labels] = []
         self._model, self._version, self._taps = model, version, tuple(taps)
         self._wanted = requests_wanted
         self._created_at = 0.0
@@ -176,7 +203,7 @@ class ReferenceBuilder:
         self._rows: list[npt.NDArray[np.float64]] = []
         self._weights: list[npt.NDArray[np.float64]] = []
         self._common: list[npt.NDArray[np.bool_]] = []
-        self._readings: list[Reading] = []
+        self._routes: list[Labels] = []
         self._chunks = [_Chunks(math.ceil(requests_wanted / _CHUNKS)) for _ in self._taps]
 
     @property
@@ -191,7 +218,10 @@ class ReferenceBuilder:
         self._rows.append(stack_rows(reading.rows, self._taps))
         self._weights.append(reading.weights)
         self._common.append(reading.common)
-        self._readings.append(replace(reading, sketches={}, rows={}))
+        self._labels.append(labels(reading, self._stratify_by))
+        if reading.outputs:
+            self._outputs.append(reading.outputs)
+        self._routes.append(labels(reading, ROUTE))
         self.requests += int(np.count_nonzero(reading.common))
         self._created_at = reading.at
 
@@ -215,7 +245,10 @@ class ReferenceBuilder:
             rows=rows,
             weights=weights,
             common=np.concatenate(self._common),
-            groups=Groups.of(self._readings),
+            outputs=OutputRows.concat(self._outputs) if self._outputs else None,
+            stratified_by=self._stratify_by,
+            labels=np.concatenate(self._labels),
+            routes=frequent(np.concatenate(self._routes)),
         )
 
 

@@ -120,6 +120,21 @@ class OutputRows:
     def __len__(self) -> int:
         return len(self.energy)
 
+    def among(self, chosen: npt.NDArray[np.bool_]) -> OutputRows:
+        """Those of the requests that are `chosen`, bool[n]."""
+        return OutputRows(
+            self.energy[chosen], self.margin[chosen], self.predicted[chosen], self.logits[chosen]
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[OutputRows]) -> OutputRows:
+        return cls(
+            np.concatenate([part.energy for part in parts]),
+            np.concatenate([part.margin for part in parts]),
+            np.concatenate([part.predicted for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
