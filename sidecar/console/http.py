@@ -20,6 +20,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidecar import __version__
+from sidecar.console import comparison
+from sidecar.console.comparison import plain
 from sidecar.export.activations import Watched
 
 OPEN_PATHS = ("/livez", "/readyz")
@@ -80,6 +82,7 @@ def application(
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/api/v1/status", status),
+            *comparison.routes(watched),
         ],
         middleware=[Middleware(BearerToken, token=token)] if token else [],
     )
@@ -132,8 +135,8 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
         "alarm_level": drift.alarm_level,
         "layer_alarm_level": drift.layer_alarm_level,
         "model_alarms": drift.model_alarms,
-        "cause": _plain(asdict(drift.cause)) if drift.cause else None,
-        "across_layers": _plain(asdict(drift.across)),
+        "cause": plain(asdict(drift.cause)) if drift.cause else None,
+        "across_layers": plain(asdict(drift.across)),
     }
     for layer in drift.layers:
         window = source.timeline.window(window_seconds, layer.tap)
@@ -162,25 +165,16 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "wasserstein": _number(layer.effects.wasserstein),
                 "mean_shift": _number(layer.effects.mean_shift),
                 "frechet": _number(layer.effects.frechet),
-                "no_drift_levels": _plain(layer.effects.levels),
+                "no_drift_levels": plain(layer.effects.levels),
                 "times_level": _number(layer.effects.times_level),
                 "shifted_statistic": layer.shifted_statistic,
                 "worst_channels": [[channel, _number(shift)] for channel, shift in layer.worst_channels],
                 "dead_channels": layer.instability.dead_channels,
-                "instability": _plain(asdict(layer.instability)),
-                "between_requests": _plain(asdict(layer.between)),
+                "instability": plain(asdict(layer.instability)),
+                "between_requests": plain(asdict(layer.between)),
             }
         )
     return answer
-
-
-def _plain(value: Any) -> Any:
-    """The same with null for every number that JSON does not have."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return _number(value) if isinstance(value, float) else value
 
 
 def _number(value: float) -> float | None:

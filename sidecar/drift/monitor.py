@@ -12,13 +12,15 @@ import numpy as np
 from sidecar.drift.between import Between, between
 from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.classes import ClassShares
-from sidecar.drift.effects import Cells, signed_counts, worst_channels
+from sidecar.drift.comparison import expected_of
+from sidecar.drift.effects import worst_channels
 from sidecar.drift.evidence import EDetector
 from sidecar.drift.groups import Groups
 from sidecar.drift.instability import AcrossLayers, Instability, instability
-from sidecar.drift.nodrift import EffectSizes, Expected, effect_sizes
+from sidecar.drift.nodrift import EffectSizes, Expected, NoDrift, effect_sizes
 from sidecar.drift.reference import Reference, ReferenceBuilder
 from sidecar.drift.scores import FEATURES, SCORES, Scorer, features, stack_rows
+from sidecar.drift.snapshot import snapshot
 from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
 from sidecar.drift.weighted import Scale, Weighted
 from sidecar.settings import DriftSettings
@@ -121,7 +123,7 @@ class DriftMonitor:
         self._lock = threading.Lock()
         self._state: DriftState | None = None
         self._judge: _Judge | None = None
-        self._taps = tuple(taps)
+        self._model, self._version, self._taps = model, version, tuple(taps)
         self._window_seconds = settings.window_seconds
         self._keep_ids = settings.keep_request_ids
         self._timeline = timeline
@@ -165,6 +167,15 @@ class DriftMonitor:
                 self._state = self._snapshot()
             return self._state
 
+    def snapshot(self) -> Reference:
+        """The window as a baseline, to compare with another. Raises BaselineError while it holds no request."""
+        reference = self.reference
+        nodrift = reference.nodrift if reference else [NoDrift.unknown()] * len(self._taps)
+        return snapshot(
+            self._model, self._version, self._taps,
+            self._timeline, self._window_seconds, nodrift, self._stratify_by,
+        )  # fmt: skip
+
     @property
     def reference(self) -> Reference | None:
         """What requests are judged by; None while it is recorded."""
@@ -177,14 +188,7 @@ class DriftMonitor:
                 reference.requests,
                 AMPLE_REQUESTS,
             )
-        expected = tuple(
-            Expected(
-                sketch, Cells.equal_mass(signed_counts(sketch)), Weighted(rows, reference.weights), nodrift
-            )
-            for sketch, rows, nodrift in zip(
-                reference.sketches, features(reference.rows), reference.nodrift, strict=True
-            )
-        )
+        expected = expected_of(reference)
         scales = tuple(tap.rows.known().scale() for tap in expected)
         common = reference.common
         outputs = reference.outputs.among(common) if reference.outputs else None

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from sidecar.drift.effects import Cells, Integers, signed_counts
 from sidecar.drift.groups import ROUTE, Groups, class_names, frequent
-from sidecar.drift.nodrift import NoDrift, measure
+from sidecar.drift.nodrift import EFFECTS, NoDrift, measure
 from sidecar.drift.scores import features, stack_rows
 from sidecar.drift.strata import Labels, labels
 from sidecar.drift.weighted import Weighted
 from sidecar.errors import BaselineError, SketchError
-from sidecar.sketch import OutputRows, Reading, TapSketch
+from sidecar.sketch import ROW_STATISTICS, OutputRows, Reading, TapSketch
 from sidecar.types import Tap
 
 _MAGIC = b"sidecar-baseline"
@@ -100,11 +100,8 @@ class Reference:
             rows=self.rows[order],
         )
 
-    def save(self, path: Path) -> None:
-        """Write one file: format version, SHA-256, compressed arrays. The old file stays until it is whole.
-
-        Raises BaselineError when it cannot be written.
-        """
+    def members(self) -> dict[str, npt.NDArray[Any]]:
+        """What the file holds, by name: docs/baselines.md says what each is. `of_members` takes them back."""
         header = {
             "model": self.model,
             "version": self.version,
@@ -125,13 +122,21 @@ class Reference:
             members |= {f"output_{name}": getattr(self.outputs, name) for name in _OUTPUTS}
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
+        return members
+
+    def to_bytes(self) -> bytes:
+        """Format version, SHA-256, compressed arrays."""
         payload = io.BytesIO()
-        np.savez_compressed(payload, **members)  # type: ignore[arg-type]
+        np.savez_compressed(payload, **self.members())  # type: ignore[arg-type]
         whole = payload.getvalue()
+        return _PREFIX + hashlib.sha256(whole).digest() + whole
+
+    def save(self, path: Path) -> None:
+        """Write one file. The old one stays until it is whole. Raises BaselineError when it cannot be written."""
         temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with temporary.open("wb") as file:
-                file.write(_PREFIX + hashlib.sha256(whole).digest() + whole)
+                file.write(self.to_bytes())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -146,44 +151,61 @@ class Reference:
             stored = path.read_bytes()
         except OSError as error:
             raise BaselineError(f"cannot read the baseline {path}: {error.strerror}") from error
-        if not stored.startswith(_MAGIC) or len(stored) < len(_PREFIX) + _DIGEST_BYTES:
-            raise BaselineError(f"{path} is not a baseline")
-        if not stored.startswith(_PREFIX):
-            raise BaselineError(f"{path} has baseline format {stored[len(_MAGIC)]}, supported is {_VERSION}")
-        digest, whole = stored[len(_PREFIX) :][:_DIGEST_BYTES], stored[len(_PREFIX) + _DIGEST_BYTES :]
-        if hashlib.sha256(whole).digest() != digest:
-            raise BaselineError(f"{path} is damaged: its checksum differs")
-        try:
-            return cls._unpack(whole)
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile, SketchError) as error:
-            raise BaselineError(f"{path} is damaged: {error}") from error
+        return cls.from_bytes(stored, str(path))
 
     @classmethod
-    def _unpack(cls, whole: bytes) -> Reference:
-        with np.load(io.BytesIO(whole), allow_pickle=False) as members:
-            header = json.loads(members["header"].tobytes())
-            taps = tuple(Tap(**tap) for tap in header["taps"])
-            return cls(
-                model=header["model"],
-                version=header["version"],
-                created_at=header["created_at"],
-                taps=taps,
-                sketches=tuple(
-                    TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps))
-                ),
-                nodrift=tuple(
-                    NoDrift(tuple(mean), tuple(level)) for mean, level in members["nodrift"].tolist()
-                ),
-                rows=members["rows"],
-                weights=members["weights"],
-                common=members["common"],
-                outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
-                if f"output_{_OUTPUTS[0]}" in members
-                else None,
-                stratified_by=header["stratified_by"],
-                labels=members["labels"],
-                routes=members["routes"],
-            )
+    def from_bytes(cls, stored: bytes, named: str) -> Reference:
+        """named: what messages call it. Raises BaselineError when it is damaged, or something else."""
+        if not stored.startswith(_MAGIC) or len(stored) < len(_PREFIX) + _DIGEST_BYTES:
+            raise BaselineError(f"{named} is not a baseline")
+        if not stored.startswith(_PREFIX):
+            raise BaselineError(f"{named} has baseline format {stored[len(_MAGIC)]}, supported is {_VERSION}")
+        digest, whole = stored[len(_PREFIX) :][:_DIGEST_BYTES], stored[len(_PREFIX) + _DIGEST_BYTES :]
+        if hashlib.sha256(whole).digest() != digest:
+            raise BaselineError(f"{named} is damaged: its checksum differs")
+        try:
+            with np.load(io.BytesIO(whole), allow_pickle=False) as members:
+                return cls.of_members(members)
+        except (KeyError, TypeError, ValueError, zipfile.BadZipFile, SketchError) as error:
+            raise BaselineError(f"{named} is damaged: {error}") from error
+
+    @classmethod
+    def of_members(cls, members: Mapping[str, npt.NDArray[Any]]) -> Reference:
+        """Raises KeyError, TypeError, ValueError or SketchError where they are not what `members` gives."""
+        header = json.loads(members["header"].tobytes())
+        taps = tuple(Tap(**tap) for tap in header["taps"])
+        sketches = tuple(TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps)))
+        requests = len(members["weights"])
+        shapes: dict[str, tuple[int, ...]] = {
+            "nodrift": (len(taps), 2, len(EFFECTS)),
+            "rows": (len(taps), requests, len(ROW_STATISTICS)),
+            **dict.fromkeys(("common", "labels", "routes"), (requests,)),
+        }
+        for name, shape in shapes.items():
+            if members[name].shape != shape:
+                raise ValueError(f"{name} is {members[name].shape}, must be {shape}")
+        for tap, sketch in zip(taps, sketches, strict=True):
+            if len(sketch.channels) != tap.channels:
+                raise ValueError(
+                    f"tap {tap.key} has {len(sketch.channels)} channels, must have {tap.channels}"
+                )
+        return cls(
+            model=header["model"],
+            version=header["version"],
+            created_at=header["created_at"],
+            taps=taps,
+            sketches=sketches,
+            nodrift=tuple(NoDrift(tuple(mean), tuple(level)) for mean, level in members["nodrift"].tolist()),
+            rows=members["rows"],
+            weights=members["weights"],
+            common=members["common"],
+            outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
+            if f"output_{_OUTPUTS[0]}" in members
+            else None,
+            stratified_by=header["stratified_by"],
+            labels=members["labels"],
+            routes=members["routes"],
+        )
 
 
 class ReferenceBuilder:

@@ -13,9 +13,11 @@ from prometheus_client.registry import Collector
 
 from sidecar.drift import DriftMonitor, LayerDrift
 from sidecar.drift.causes import Kind
+from sidecar.drift.nodrift import EffectSizes
 from sidecar.export import catalogue
 from sidecar.export.catalogue import CATALOGUE, TAP, Metric
 from sidecar.export.instability import signs
+from sidecar.export.versions import Observed, version_differences
 from sidecar.timeline import Timeline
 from sidecar.types import Tap, TelemetryStatus
 
@@ -32,6 +34,11 @@ class Watched:
     status: Callable[[], TelemetryStatus]
     timeline: Timeline | None
     monitor: DriftMonitor | None
+
+
+def observed(watched: Sequence[Watched]) -> list[Observed]:
+    """Those of them whose activations are observed."""
+    return [Observed(one.model, one.version, one.monitor) for one in tuple(watched) if one.monitor]
 
 
 class _Page:
@@ -65,6 +72,10 @@ class ActivationCollector(Collector):
     def collect(self) -> Iterator[Family]:
         page = _Page()
         left_out = 0
+        further = {
+            (one.model, one.version): {layer.tap.key: layer.effects for layer in one.layers}
+            for one in version_differences(observed(self._watched))
+        }
         for source in tuple(self._watched):
             labels = (source.model, source.version)
             status = source.status()
@@ -84,8 +95,9 @@ class ActivationCollector(Collector):
             for metric, extra, value in signs(drift):
                 page.add(metric, (*labels, *extra), value)
             for layer in drift.layers:
-                if page.series + SERIES_PER_TAP > self._max_series:
-                    left_out += SERIES_PER_TAP
+                cost = SERIES_PER_TAP + (len(catalogue.OF_FURTHER_VERSIONS) if labels in further else 0)
+                if page.series + cost > self._max_series:
+                    left_out += cost
                     continue
                 where = (*labels, str(layer.tap.layer), layer.tap.site)
                 page.add(catalogue.SILENT, where, layer.tap in status.silent)
@@ -93,6 +105,11 @@ class ActivationCollector(Collector):
                 _drift(page, where, layer)
                 begins = drift.cause is not None and drift.cause.tap == layer.tap
                 page.add(catalogue.CAUSE, where, begins)
+                if labels in further:
+                    beside = further[labels].get(layer.tap.key, EffectSizes.unknown())
+                    page.add(catalogue.VERSION_PSI, where, beside.psi)
+                    page.add(catalogue.VERSION_MEAN_SHIFT, where, beside.mean_shift)
+                    page.add(catalogue.VERSION_TIMES_LEVEL, where, beside.times_level)
         page.add(catalogue.SERIES, (), page.series)
         page.add(catalogue.SERIES_DROPPED, (), left_out)
         yield from page.families.values()
@@ -161,6 +178,6 @@ def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
 SERIES_PER_TAP = sum(
     {"kind": 3, "rank": WORST_CHANNELS}.get(metric.labels[-1], 1)
     for metric in CATALOGUE
-    if metric.labels[:4] == TAP
+    if metric.labels[:4] == TAP and metric not in catalogue.OF_FURTHER_VERSIONS
 )
-"""Time series that one tap costs."""
+"""Time series that one tap costs; one of a further version costs those of the comparison as well."""

@@ -197,6 +197,22 @@ CAUSE_KIND = Metric(
     "1 for what explains active drift, else 0: numeric (NaN, infinities), mix (other shares of classes or routes), "
     "or covariate (neither).", (*MODEL, "kind"),
 )  # fmt: skip
+VERSION_PSI = Metric(
+    "sidecar_version_psi", "gauge",
+    "Population stability index of the values against those of the model's first version in the same window, its "
+    "no-drift mean subtracted. Of further versions only.", TAP,
+)  # fmt: skip
+VERSION_MEAN_SHIFT = Metric(
+    "sidecar_version_mean_shift_sigmas", "gauge",
+    "Shift of the request statistic that differs most from the first version's, in standard deviations of "
+    "the first version's requests. Of further versions only.", TAP, "sigmas",
+)  # fmt: skip
+VERSION_TIMES_LEVEL = Metric(
+    "sidecar_version_times_level_ratio", "gauge",
+    "The largest of all effect sizes against the first version over its 99.9% no-drift level. Of further versions "
+    "only.", TAP, "ratio",
+)  # fmt: skip
+OF_FURTHER_VERSIONS = (VERSION_PSI, VERSION_MEAN_SHIFT, VERSION_TIMES_LEVEL)
 MODEL_EVIDENCE = Metric(
     "sidecar_drift_model_evidence", "gauge",
     "Natural logarithm of the average of all layers' e-detectors; it alarms at sidecar_drift_alarm_level.",
