@@ -12,6 +12,9 @@ baseline = typer.Typer(
     no_args_is_help=True, help="Record what a model's activations look like when all is well, and look at it."
 )
 
+_LEAST_WIDTH = 140
+"""A table that a narrow terminal wraps still shows its numbers; one that is squeezed into it does not."""
+
 File = Annotated[Path, typer.Argument(help="A baseline.")]
 
 
@@ -22,7 +25,7 @@ def show(file: File) -> None:
     from sidecar.drift import Reference
 
     reference = Reference.load(file)
-    console = Console(soft_wrap=True)
+    console = _console()
     console.print(tables.summary(reference))
     console.print(tables.layers(reference))
 
@@ -38,7 +41,7 @@ def compare_files(
     from sidecar.drift.comparison import compare
 
     sides = Reference.load(first), Reference.load(second)
-    console = Console(soft_wrap=True)
+    console = _console()
     for name, side in zip("AB", sides, strict=True):
         console.print(f"{name}: {tables.summary(side)}")
     console.print(tables.differences(compare(*sides)))
@@ -91,7 +94,11 @@ def compare_replicas(
     except OSError as error:
         raise ConfigError(f"cannot read {token_file}: {error.strerror}") from error
     sides = [fetch(url, model, version, token) for url in (first, second)]
-    console = Console(soft_wrap=True)
+    console = _console()
     for url, side in zip((first, second), sides, strict=True):
         console.print(f"{url}: {tables.summary(side)}")
     console.print(tables.differences(compare(*sides)))
+
+
+def _console() -> Console:
+    return Console(width=max(Console().width, _LEAST_WIDTH))
