@@ -154,13 +154,15 @@ class EDetector:
         self._classes = classes
         self._layer_evidence = np.zeros(depth)
 
-    def update(self, z: Array, strata: Integers | None = None, predicted: Integers | None = None) -> None:
-        """z: float64[n, layers, scores], standard normal without drift; where it is NaN the request says nothing.
+    def update(self, z: Array, strata: Integers | None = None, predicted: Integers | None = None) -> Array:
+        """The model's R after each request, float64[n].
+
+        z: float64[n, layers, scores], standard normal without drift; where it is NaN the request says nothing.
 
         strata, predicted: int64[n], of each request its stratum and class, -1 where no class is known.
         """
         if not len(z):
-            return
+            return np.empty(0)
         strata = np.zeros(len(z), dtype=np.int64) if strata is None else strata
         layers = np.empty((len(z), len(self.layers)))
         taps = layers[:, : len(self._kinds)]
@@ -173,9 +175,11 @@ class EDetector:
         first = self.judged + 1
         for latch, course in zip(self.layers, layers.T, strict=True):
             latch.update(course, first)
-        self.model.update(layers.mean(axis=-1), first)
+        model: Array = layers.mean(axis=-1)
+        self.model.update(model, first)
         self._layer_evidence = layers[-1]
         self.judged += len(z)
+        return model
 
     @property
     def model_evidence(self) -> float:

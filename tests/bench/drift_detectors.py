@@ -1,0 +1,210 @@
+"""Ours and the others, each as a statistic after every request that alarms at a level of its own.
+
+The others see windows of the newest requests; `WINDOWS` are tried for each, and the best counts. `columns` are the numbers
+that our scores are made of, of all requests there are; traffic is a series of their row numbers.
+"""
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from sidecar.drift import EDetector
+from sidecar.drift.classes import ClassShares
+from sidecar.drift.scores import Scorer
+from tests.bench.drift_tasks import Recorded
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+WINDOWS = {
+    "KS, Bonferroni": (25, 50, 100, 200, 500),
+    "PSI": (50, 100, 200, 500),
+    "online MMD": (10, 25, 50, 100, 200),
+    "Evidently": (50, 100, 200, 500),
+}
+DEFAULTS = {"PSI": 0.2, "Evidently": 0.1}
+"""Levels that people use; all are compared at equal rates of false alarms instead."""
+
+
+class Detector(Protocol):
+    def course(self, traffic: Index, rng: np.random.Generator) -> Array:
+        """After each request what is compared with the level, -inf where nothing is decided; from a fresh start."""
+
+
+class Ours:
+    """ln of the model's R."""
+
+    def __init__(self, recorded: Recorded, reference: Index) -> None:
+        self._recorded = recorded
+        past = recorded.of(reference)
+        nobody = np.zeros(len(past), np.int64)
+        self._scorer = Scorer(past.rows, past.outputs)
+        self._shares = lambda: ClassShares.of(past.outputs, nobody, 1)
+
+    def detector(self, run_length: float) -> EDetector:
+        return EDetector(self._scorer.kinds, run_length, self._scorer.ranks.sizes, self._shares())
+
+    def scores(self, traffic: Index, rng: np.random.Generator) -> tuple[Array, Index]:
+        seen = self._recorded.of(traffic)
+        return self._scorer.normal_scores(seen.rows, seen.outputs, None, rng), seen.outputs.predicted
+
+    def course(self, traffic: Index, rng: np.random.Generator) -> Array:
+        z, predicted = self.scores(traffic, rng)
+        # The level bounds R only far above what alarms here.
+        return np.log(np.maximum(self.detector(1e9).update(z, None, predicted), 1e-300))
+
+
+class KolmogorovSmirnov:
+    """Largest two-sample statistic of all columns. Equal sizes make Bonferroni's p-value a function of it."""
+
+    def __init__(self, columns: Array, reference: Index, window: int) -> None:
+        self._columns, self._window = columns, window
+        self._ordered = np.sort(columns[reference], axis=0).T.copy()
+
+    def course(self, traffic: Index, rng: np.random.Generator) -> Array:
+        return _windowed(
+            _largest_ks(self._columns[traffic], self._ordered, self._window), len(traffic), self._window
+        )
+
+
+@njit(cache=True, nogil=True)
+def _largest_ks(values: Array, ordered: Array, window: int) -> Array:
+    found = np.zeros(len(values) // window)
+    for w in range(len(found)):
+        for column in range(values.shape[1]):
+            past = ordered[column]
+            seen = np.sort(values[w * window : (w + 1) * window, column])
+            for i in range(window):
+                below = np.searchsorted(past, seen[i], side="left") / len(past)
+                upto = np.searchsorted(past, seen[i], side="right") / len(past)
+                # Ties in the window: only where a run of equal values begins and ends.
+                if i == 0 or seen[i - 1] < seen[i]:
+                    found[w] = max(found[w], abs(below - i / window))
+                if i == window - 1 or seen[i + 1] > seen[i]:
+                    found[w] = max(found[w], abs(upto - (i + 1) / window))
+    return found
+
+
+class PopulationStability:
+    """Largest PSI of all columns, ten bins of equal mass in the reference."""
+
+    BINS = 10
+
+    def __init__(self, columns: Array, reference: Index, window: int) -> None:
+        self._columns, self._window = columns, window
+        self._edges = np.quantile(columns[reference], np.arange(1, self.BINS) / self.BINS, axis=0).T.copy()
+        counts = [
+            np.bincount(np.searchsorted(edges, past), minlength=self.BINS)
+            for edges, past in zip(self._edges, columns[reference].T, strict=True)
+        ]
+        self._shares = (np.array(counts) + 0.5) / (len(reference) + 0.5 * self.BINS)
+
+    def course(self, traffic: Index, rng: np.random.Generator) -> Array:
+        seen = _largest_psi(self._columns[traffic], self._edges, self._shares, self._window)
+        return _windowed(seen, len(traffic), self._window)
+
+
+@njit(cache=True, nogil=True)
+def _largest_psi(values: Array, edges: Array, shares: Array, window: int) -> Array:
+    found = np.zeros(len(values) // window)
+    bins = shares.shape[1]
+    for w in range(len(found)):
+        for column in range(values.shape[1]):
+            counts = np.full(bins, 0.5)
+            for i in range(w * window, (w + 1) * window):
+                counts[np.searchsorted(edges[column], values[i, column])] += 1
+            psi = 0.0
+            for b in range(bins):
+                share = counts[b] / (window + 0.5 * bins)
+                psi += (share - shares[column, b]) * math.log(share / shares[column, b])
+            found[w] = max(found[w], psi)
+    return found
+
+
+class Evidently:
+    """The distance of the column in the middle: at 0.1 half of the columns have drifted, its default for a data set.
+
+    Of each column Wasserstein-1 over the reference's standard deviation, its default above 1,000 reference rows.
+    """
+
+    def __init__(self, columns: Array, reference: Index, window: int) -> None:
+        self._columns, self._window = columns, window
+        self._ordered = np.sort(columns[reference], axis=0).T.copy()
+        self._spread = np.maximum(columns[reference].std(axis=0), 1e-12)
+
+    def course(self, traffic: Index, rng: np.random.Generator) -> Array:
+        distances = _wasserstein(self._columns[traffic], self._ordered, self._spread, self._window)
+        drifted = math.ceil(distances.shape[1] / 2)
+        return _windowed(np.sort(distances, axis=1)[:, -drifted], len(traffic), self._window)
+
+
+@njit(cache=True, nogil=True)
+def _wasserstein(values: Array, ordered: Array, spread: Array, window: int) -> Array:
+    found = np.zeros((len(values) // window, values.shape[1]))
+    past = ordered.shape[1]
+    for w in range(len(found)):
+        for column in range(values.shape[1]):
+            seen = np.sort(values[w * window : (w + 1) * window, column])
+            total = 0.0
+            for i in range(past):
+                total += abs(ordered[column, i] - seen[i * window // past])
+            found[w, column] = total / past / spread[column]
+    return found
+
+
+class OnlineMmd:
+    """The unbiased estimate of MMD^2 between the reference and the newest requests, after each of them.
+
+    Gaussian kernel, its bandwidth the median distance in the reference, as alibi-detect's MMDDriftOnline (Cobb, Van Looveren,
+    Klaise 2022). What both sides of the reference say is the same at every request, and left out.
+    """
+
+    def __init__(self, columns: Array, reference: Index, window: int) -> None:
+        spread = np.maximum(columns[reference].std(axis=0), 1e-12)
+        scaled = np.clip(columns / spread, -1e6, 1e6)
+        squared = (scaled**2).sum(axis=1)
+        distances = np.maximum(squared[:, None] + squared - 2 * scaled @ scaled.T, 0)
+        among = distances[np.ix_(reference[:500], reference[:500])]
+        self._kernel = np.exp(-distances / np.median(among[among > 0]))
+        counts = np.bincount(reference, minlength=len(columns)) / len(reference)
+        self._past = self._kernel @ counts
+        self._window = window
+
+    def course(self, traffic: Index, rng: np.random.Generator) -> Array:
+        return _sliding_mmd(traffic, self._kernel, self._past, self._window)
+
+
+@njit(cache=True, nogil=True)
+def _sliding_mmd(traffic: Index, kernel: Array, past: Array, window: int) -> Array:
+    found = np.full(len(traffic), -np.inf)
+    pairs = across = 0.0
+    for t in range(len(traffic)):
+        if t >= window:
+            gone = traffic[t - window]
+            across -= past[gone]
+            for i in range(t - window + 1, t):
+                pairs -= kernel[gone, traffic[i]]
+        for i in range(max(t - window + 1, 0), t):
+            pairs += kernel[traffic[t], traffic[i]]
+        across += past[traffic[t]]
+        if t >= window - 1:
+            found[t] = 2 * pairs / (window * (window - 1)) - 2 * across / window
+    return found
+
+
+def _windowed(decided: Array, requests: int, window: int) -> Array:
+    """What is decided at the end of each window, -inf elsewhere."""
+    course = np.full(requests, -np.inf)
+    course[window - 1 :: window][: len(decided)] = decided
+    return course
+
+
+PEERS: dict[str, Any] = {
+    "KS, Bonferroni": KolmogorovSmirnov,
+    "PSI": PopulationStability,
+    "online MMD": OnlineMmd,
+    "Evidently": Evidently,
+}
