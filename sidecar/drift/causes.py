@@ -39,8 +39,8 @@ class Suspect:
 class Cause:
     """Of the drift that is active now, over `drift.window_seconds`.
 
-    kind: numeric, there are NaN or infinite values; mix, other shares of classes or routes explain at least half
-        of the shift; covariate, they do not.
+    kind: numeric, there are NaN or infinite values; mix, shares of classes or routes changed, and with the reference's
+        mix no statistic is moved by more than half of the shift; covariate, neither.
     tap: the first in depth order whose evidence passed, or the one with the most where only the model's did.
     statistic, shift: the request statistic that moved most there, in sigmas of the reference's requests; "" and NaN
         if none can be told. remaining: its shift when the window has the reference's mix, NaN without groups.
@@ -87,21 +87,21 @@ def cause(suspect: Suspect, names: Sequence[str], reference: Requests, window: R
     column = largest(moved)
     shift = float(moved[column]) if column >= 0 else math.nan
     changes = share_changes(reference.groups.deciding, window.groups.deciding)
-    remaining = math.nan
+    left = np.full(len(names), math.nan)
     if column >= 0 and np.any(window.groups.deciding != ""):
         alike = with_mix_of(reference.rows, reference.groups.deciding, window.rows, window.groups.deciding)
-        remaining = float(shifts(*alike)[column])
+        left = shifts(*alike)
     kind: Kind = "covariate"
     if suspect.nonfinite:
         kind = "numeric"
-    elif changes and abs(remaining) <= _EXPLAINED * abs(shift):
+    elif changes and np.max(np.abs(left)) <= _EXPLAINED * abs(shift):
         kind = "mix"
     found = Cause(
         kind=kind,
         tap=suspect.tap,
         statistic=names[column] if column >= 0 else "",
         shift=shift,
-        remaining=remaining,
+        remaining=float(left[column]) if column >= 0 else math.nan,
         channels=suspect.worst_channels,
         groups=changes[:MOST_GROUPS],
         requests=_extreme(reference.rows, window),

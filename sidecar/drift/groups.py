@@ -17,6 +17,7 @@ ROUTE = "sidecar_route"
 MOST_NAMES = 64
 OTHERS = "others"
 _NOTICED = 4.0
+LEAST_REQUESTS = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,15 +86,20 @@ def share_changes(reference: Labels, window: Labels) -> tuple[ShareChange, ...]:
     return tuple(sorted(changes, key=lambda change: (-abs(change.z), change.group)))
 
 
+def _ample(names: Labels) -> Labels:
+    found, requests = np.unique(names, return_counts=True)
+    return found[requests >= LEAST_REQUESTS]
+
+
 def with_mix_of(
     reference: Weighted, groups: Labels, window: Weighted, seen: Labels
 ) -> tuple[Weighted, Weighted]:
     """Both sides in the groups that both have, the window's weights changed so that it has the reference's mix.
 
-    A group that one side lacks can be made up for by no weight, so it is left out. Post-stratification: Holt and
-    Smith, JRSS A 142, 1979.
+    A group of which one side has fewer than twenty is left out: a few requests cannot stand for a whole class.
+    Post-stratification: Holt and Smith, JRSS A 142, 1979.
     """
-    common = np.intersect1d(groups, seen)
+    common = np.intersect1d(_ample(groups), _ample(seen))
     ours, theirs = np.isin(groups, common), np.isin(seen, common)
     reference, window, names = reference.part(ours), window.part(theirs), seen[theirs]
     weights = window.weights.copy()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.drift.causes import Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.effects import shifts
-from sidecar.drift.groups import MOST_NAMES, Groups, share_changes, with_mix_of
+from sidecar.drift.groups import LEAST_REQUESTS, MOST_NAMES, Groups, share_changes, with_mix_of
 from sidecar.drift.weighted import Weighted
 from sidecar.sketch import OutputRows, Reading
 from sidecar.types import Tap
@@ -77,6 +77,13 @@ def test_a_class_that_is_missing_is_named_and_explains_the_shift():
     assert (gone.seen, gone.z < 0) == (0, True)
 
 
+def test_a_handful_of_requests_cannot_stand_for_a_class_that_is_missing():
+    window = drawn(4, classes=(1.0, 0.0))
+    window.groups.classes[:3] = "1"
+    found = cause(suspect(), NAMES, drawn(0), window)
+    assert (found.kind, abs(found.remaining) < 0.1) == ("mix", True)
+
+
 def test_nonfinite_values_are_a_numeric_cause_and_their_requests_the_most_extreme():
     window = drawn(5)
     broken = np.zeros(2000, dtype=bool)
@@ -121,14 +128,16 @@ def test_without_requests_nothing_but_the_layer_is_known():
 def test_a_window_with_the_reference_s_mix_has_the_shares_of_the_reference(seed, kinds):
     rng = np.random.default_rng(seed)
     sides = []
-    for size in (80, 50):
+    for size in (150, 90):
         weights = rng.uniform(0.5, 3, size)
         sides.append(
             (Weighted(rng.normal(size=(size, 2)), weights), rng.integers(0, kinds, size).astype(str))
         )
     (reference, groups), (window, seen) = sides
     ours, theirs = with_mix_of(reference, groups, window, seen)
-    common = set(groups) & set(seen)
+    common = {
+        one for one in set(groups) & set(seen) if min(sum(groups == one), sum(seen == one)) >= LEAST_REQUESTS
+    }
     kept, names = groups[np.isin(groups, list(common))], seen[np.isin(seen, list(common))]
     for group in common:
         share = ours.weights[kept == group].sum() / ours.weights.sum()
@@ -136,8 +145,8 @@ def test_a_window_with_the_reference_s_mix_has_the_shares_of_the_reference(seed,
 
 
 def test_groups_that_nobody_shares_leave_nothing_to_compare():
-    window = requests([[1.0, 2.0]]).rows
-    ours, theirs = with_mix_of(window, np.array(["a"]), window, np.array(["b"]))
+    window = requests([[1.0, 2.0]] * 30).rows
+    ours, theirs = with_mix_of(window, np.repeat("a", 30), window, np.repeat("b", 30))
     assert np.isnan(shifts(ours, theirs)).all()
 
 
