@@ -120,7 +120,7 @@ def effect_sizes(expected: Expected, window: TapSketch, rows: Weighted) -> Effec
     mean, level = expected.nodrift.at(requests, among)
     less = raw - mean
     less[4] = math.copysign(max(less[4], 0.0), shift) if not math.isnan(less[4]) else shift
-    ratios = (raw / level)[level > 0]
+    ratios = np.divide(raw, level, out=np.full(len(raw), math.nan), where=level > 0)
     psi, js, ks, wasserstein, mean_shift, distance = less.tolist()
     times = float(np.nanmax(ratios)) if np.isfinite(ratios).any() else math.nan
     return EffectSizes(
