@@ -168,34 +168,41 @@ def _spread(half: Array, requests: Sequence[int]) -> Array:
     return spread[:, None]
 
 
+def _sides(half: Array, parts: Array) -> tuple[Array, Array]:
+    """What each half of each resample adds up to, [chunks, columns] -> twice [resamples, columns]."""
+    # Not `@`, whose threads would take the cores of the model for so little.
+    first: Array = np.einsum("rk,kc->rc", half, parts)
+    return first, parts.sum(axis=0) - first
+
+
 def _between_values(cells: Cells, chunks: Sequence[tuple[Integers, int]], half: Array, sigma: float) -> Array:
     """The first four effects between the halves of each resample, over their spread, [resamples, 4]."""
     counts = np.array([part for part, _ in chunks], dtype=np.float64)
     at = np.flatnonzero(counts.any(axis=0))
-    in_buckets, in_cells = counts[:, at], cells.counts(counts)
-    effects = np.stack(
-        [
-            *divergences(half @ in_cells, (1 - half) @ in_cells),
-            *histogram_distances(half @ in_buckets, (1 - half) @ in_buckets, at, sigma),
-        ],
-        axis=-1,
-    )
+    in_buckets, in_cells = _sides(half, counts[:, at]), _sides(half, cells.counts(counts))
+    effects = np.stack([*divergences(*in_cells), *histogram_distances(*in_buckets, at, sigma)], axis=-1)
     return effects / _spread(half, [n for _, n in chunks]) ** _POWER[:4]  # type: ignore[no-any-return]
 
 
 def _between_rows(blocks: Sequence[Weighted], scale: Scale, half: Array) -> Array:
     """The last two, [resamples, 2]."""
-    sums = [block.standard(scale).sums() for block in blocks]
-    first, second = (_statistics(chosen, sums) for chosen in (half, 1 - half))
+    first, second = _moments(half, [block.standard(scale).sums() for block in blocks])
     shift = np.abs(first[0] - second[0]).max(axis=-1)
     effects = np.stack([shift, frechet(*first, *second)], axis=-1)
     return effects / _spread(half, [len(block) for block in blocks]) ** _POWER[4:]  # type: ignore[no-any-return]
 
 
-def _statistics(chosen: Array, sums: Sequence[tuple[float, Array, Array]]) -> tuple[Array, Array]:
-    """Means and covariances, [resamples, d] and [resamples, d, d], of the blocks that each resample chose."""
-    weight, total, products = (np.stack(parts) for parts in zip(*sums, strict=True))
-    share = chosen / (chosen @ weight)[:, None]
-    mean = share @ total
-    second = np.tensordot(share, products, axes=1)
-    return mean, second - mean[:, :, None] * mean[:, None, :]
+def _moments(
+    half: Array, sums: Sequence[tuple[float, Array, Array]]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Means and covariances, [resamples, d] and [resamples, d, d], of both halves of each resample."""
+    width = len(sums[0][1])
+    parts = np.stack(
+        [np.concatenate([[weight], total, products.ravel()]) for weight, total, products in sums]
+    )
+    found = []
+    for side in _sides(half, parts):
+        mean, second = side[:, 1 : width + 1] / side[:, :1], side[:, width + 1 :] / side[:, :1]
+        covariance = second.reshape(-1, width, width) - mean[:, :, None] * mean[:, None, :]
+        found.append((mean, covariance))
+    return found[0], found[1]
