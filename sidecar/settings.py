@@ -227,6 +227,8 @@ class DriftSettings(Section):
     stratify_by: judge each request by reference requests of its own kind alone: of the same value of the request
         parameter of this name, or of the same `predicted_class`; "" judges all by all.
     state: folder in which reference and evidence are kept, so that they survive a restart; none by default.
+    keep_request_ids: how the state names the most extreme requests while drift is active: by their ids, by a hash
+        (the first 8 bytes of BLAKE2b), or not at all. Who knows an id, or can guess it, finds it by its hash.
     seed: of the random tie-breaks in p-values.
     """
 
@@ -235,6 +237,7 @@ class DriftSettings(Section):
     window_seconds: Seconds = 60.0
     stratify_by: str = ""
     state: Path | None = None
+    keep_request_ids: Literal["none", "hashed", "plain"] = "hashed"
     seed: int = 0
 
 

@@ -44,7 +44,8 @@ class Keeping:
         if not self._evidence_file.exists():
             return
         try:
-            members = _SEALED.read(self._evidence_file)
+            stored = _SEALED.stored(self._evidence_file)
+            members = _SEALED.unseal(stored, str(self._evidence_file))
             header = json.loads(members.pop("header").tobytes())
             if header["reference"] != fingerprint(reference):
                 raise BaselineError(f"{self._evidence_file} is of another reference")

@@ -1,12 +1,17 @@
-"""Metrics of requests and batches, kept by prometheus-client as the server reports them."""
+"""Metrics of requests and batches, kept as plain numbers because every request changes several of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from sidecar.export import catalogue
 from sidecar.export.catalogue import Metric
@@ -19,27 +24,13 @@ CODES = (
 
 
 class ServingMetrics(Collector):
-    """A `types.ServingObserver`. Every label set of `models` exists from the start, and no other ever does."""
+    """A `types.ServingObserver`. Every label set of `models` exists from the start, and no other ever does.
+
+    One thread reports; a scrape on another may see a request counted in one family and not yet in the next.
+    """
 
     def __init__(self, models: Iterable[tuple[str, str]], registry: CollectorRegistry) -> None:
-        requests = Counter(*_family(catalogue.REQUESTS), registry=None)
-        seconds = _histogram(catalogue.REQUEST_SECONDS)
-        queued = _histogram(catalogue.QUEUE_SECONDS)
-        rows = _histogram(catalogue.BATCH_ROWS)
-        in_flight = Gauge(*_family(catalogue.IN_FLIGHT), registry=None)
-        queue = Gauge(*_family(catalogue.QUEUE_LENGTH), registry=None)
-        self._families = (requests, seconds, queued, rows, in_flight, queue)
-        self._models = {
-            model: _ModelMetrics(
-                {code: requests.labels(*model, code) for code in CODES},
-                seconds.labels(*model),
-                queued.labels(*model),
-                rows.labels(*model),
-                in_flight.labels(*model),
-                queue.labels(*model),
-            )
-            for model in sorted(models)
-        }
+        self._models = {model: _Counts() for model in sorted(models)}
         registry.register(self)
 
     def describe(self) -> Iterator[Family]:
@@ -47,54 +38,83 @@ class ServingMetrics(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Family]:
-        for metric in self._families:
-            for family in metric.collect():
-                # Every series is born at 0, so its time of birth would only be one more series beside it.
-                family.samples = [one for one in family.samples if not one.name.endswith("_created")]
-                yield family
+        requests = CounterMetricFamily(**_named(catalogue.REQUESTS))
+        for model, counts in self._models.items():
+            for code, count in counts.requests.items():
+                requests.add_metric((*model, code), count)
+        yield requests
+        yield self._histogram(catalogue.REQUEST_SECONDS, lambda counts: counts.seconds)
+        yield self._histogram(catalogue.QUEUE_SECONDS, lambda counts: counts.queued)
+        yield self._histogram(catalogue.BATCH_ROWS, lambda counts: counts.rows)
+        yield self._gauge(catalogue.IN_FLIGHT, lambda counts: counts.in_flight)
+        yield self._gauge(catalogue.QUEUE_LENGTH, lambda counts: counts.queue)
+
+    def _histogram(self, metric: Metric, choose: Callable[[_Counts], _Histogram]) -> Family:
+        family = HistogramMetricFamily(**_named(metric))
+        for model, counts in self._models.items():
+            histogram = choose(counts)
+            family.add_metric(model, histogram.cumulative(), histogram.sum)
+        return family
+
+    def _gauge(self, metric: Metric, choose: Callable[[_Counts], int]) -> Family:
+        family = GaugeMetricFamily(**_named(metric))
+        for model, counts in self._models.items():
+            family.add_metric(model, choose(counts))
+        return family
 
     def request_started(self, model: str, version: str) -> None:
-        self._models[model, version].in_flight.inc()
+        self._models[model, version].in_flight += 1
 
     def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
-        metrics = self._models[model, version]
-        metrics.in_flight.dec()
-        metrics.seconds.observe(seconds)
-        metrics.requests[code if code in CODES else "INTERNAL"].inc()
+        counts = self._models[model, version]
+        counts.in_flight -= 1
+        counts.seconds.observe(seconds)
+        counts.requests[code if code in counts.requests else "INTERNAL"] += 1
 
     def batch_finished(
         self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
     ) -> None:
-        metrics = self._models[model, version]
-        metrics.rows.observe(rows)
+        counts = self._models[model, version]
+        counts.rows.observe(rows)
         for waited in queued:
-            metrics.queued.observe(waited)
+            counts.queued.observe(waited)
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
-        self._models[model, version].queue.set(requests)
+        self._models[model, version].queue = requests
 
 
-class _ModelMetrics:
-    """The label sets of one model, looked up once."""
+class _Histogram:
+    """Counts of values up to each of `bounds`, of those above all, and their sum."""
+
+    __slots__ = ("_bounds", "_counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Upper bound -> count of values up to it."""
+        bounds = [floatToGoString(bound) for bound in self._bounds]  # type: ignore[no-untyped-call]
+        return list(zip([*bounds, "+Inf"], accumulate(list(self._counts)), strict=True))
+
+
+class _Counts:
+    """The numbers of one model version."""
 
     __slots__ = ("in_flight", "queue", "queued", "requests", "rows", "seconds")
 
-    def __init__(
-        self,
-        requests: dict[str, Counter],
-        seconds: Histogram,
-        queued: Histogram,
-        rows: Histogram,
-        in_flight: Gauge,
-        queue: Gauge,
-    ) -> None:
-        self.requests, self.seconds, self.queued, self.rows = requests, seconds, queued, rows
-        self.in_flight, self.queue = in_flight, queue
+    def __init__(self) -> None:
+        self.requests = dict.fromkeys(CODES, 0)
+        self.seconds = _Histogram(catalogue.REQUEST_SECONDS.buckets)
+        self.queued = _Histogram(catalogue.QUEUE_SECONDS.buckets)
+        self.rows = _Histogram(catalogue.BATCH_ROWS.buckets)
+        self.in_flight = self.queue = 0
 
 
-def _family(metric: Metric) -> tuple[str, str, tuple[str, ...]]:
-    return metric.name, metric.help, metric.labels
-
-
-def _histogram(metric: Metric) -> Histogram:
-    return Histogram(*_family(metric), registry=None, buckets=metric.buckets)
+def _named(metric: Metric) -> dict[str, Any]:
+    return {"name": metric.name, "documentation": metric.help, "labels": metric.labels}

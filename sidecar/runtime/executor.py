@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from sidecar.errors import InferenceError
 from sidecar.runtime import Runtime, concatenate
+from sidecar.runtime.thread import ModelThread
 from sidecar.types import InferReply, InferRequest, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
@@ -45,15 +45,11 @@ class Executor:
         self._patience = patience
         self._batched = batched
         self._usual = usual
-        self._worker = self._new_worker()
+        self._thread = ModelThread(self._runtime.prepare_thread)
         self._observed: _Observed | None = None
 
-    def _new_worker(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, "sidecar-model", initializer=self._runtime.prepare_thread)
-
     async def execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
-        loop = asyncio.get_running_loop()
-        run = loop.run_in_executor(self._worker, self._run, requests)
+        run = self._thread.run(self._run, requests)
         if self._recorder is None:
             return await run
         while True:
@@ -65,11 +61,11 @@ class Executor:
                 if not observed.claim():
                     continue
                 _log.error("an observed batch is stuck; the plain variant answers it")
-                self._worker.shutdown(wait=False)
-                self._worker = self._new_worker()
+                self._thread.close()
+                self._thread = ModelThread(self._runtime.prepare_thread)
             if observed is not None:
                 # Whatever went wrong may be telemetry's fault; if the model is at fault, it fails again here.
-                return await loop.run_in_executor(self._worker, self._reply, requests, self._runtime.plain)
+                return await self._thread.run(self._reply, requests, self._runtime.plain)
 
     def _run(self, requests: Sequence[InferRequest]) -> list[InferReply]:
         recorder = self._recorder
@@ -122,7 +118,7 @@ class Executor:
         return replies
 
     def close(self) -> None:
-        self._worker.shutdown(wait=False)
+        self._thread.close()
 
 
 class _Observed:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 from sidecar.errors import ExpiredError, InferenceError, NotReadyError, OverloadedError
 from sidecar.settings import BatchingSettings
@@ -146,22 +147,22 @@ class Batcher:
     async def _run(self, batch: Sequence[_Waiting]) -> None:
         requests = [waiting.request for waiting in batch]
         started = self._clock()
-        # An error comes back as a value, so that no kind of it can end the worker.
-        (outcome,) = await asyncio.gather(self._execute(requests), return_exceptions=True)
         servable = self.servable
-        if isinstance(outcome, BaseException):
-            logger.error("model %s version %s failed", servable.name, servable.version, exc_info=outcome)
+        with _Failure() as failure:
+            for waiting, reply in zip(batch, await self._execute(requests), strict=True):
+                if not waiting.reply.done():
+                    waiting.reply.set_result(reply)
+        if failure.error is not None:
+            logger.error(
+                "model %s version %s failed", servable.name, servable.version, exc_info=failure.error
+            )
             for waiting in batch:
                 if not waiting.reply.done():
                     waiting.reply.set_exception(InferenceError(f"model {servable.name!r} failed"))
-        else:
-            for waiting, reply in zip(batch, outcome, strict=True):
-                if not waiting.reply.done():
-                    waiting.reply.set_result(reply)
         rows = sum(request.rows for request in requests)
         queued = [started - waiting.since for waiting in batch]
-        failed = isinstance(outcome, BaseException)
         took = self._clock() - started
+        failed = failure.error is not None
         self._observer.batch_finished(servable.name, servable.version, rows, queued, took, failed)
 
     async def _execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
@@ -188,3 +189,25 @@ def _queue(lane: _Lane, waiting: _Waiting) -> None:
         lane.append(waiting)
     else:
         lane.insert(place, waiting)
+
+
+class _Failure:
+    """`with _Failure() as failure:` keeps what is raised inside, so that no kind of it can end the worker.
+
+    error: None while nothing was. A cancellation of the worker itself goes through.
+    """
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> _Failure:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.error = error
+        if isinstance(error, asyncio.CancelledError):
+            worker = asyncio.current_task()
+            return worker is not None and not worker.cancelling()
+        return isinstance(error, Exception)

@@ -119,6 +119,8 @@ def classes(message: pb.ModelInferRequest) -> dict[str, int]:
 
 def check_requested(message: pb.ModelInferRequest, servable: Servable) -> None:
     """Refuse outputs the model does not have before it runs for nothing. Raises InvalidInputError."""
+    if not message.outputs:
+        return
     known = {spec.name: spec.datatype for spec in servable.outputs}
     asked: set[str] = set()
     for entry in message.outputs:

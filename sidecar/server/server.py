@@ -8,14 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
 from sidecar.errors import ConfigError
-from sidecar.server import admin, security
+from sidecar.server import admin, listener, security
 from sidecar.server.batching import Batcher
 from sidecar.server.memory import Regions, SharedMemoryService
 from sidecar.server.metadata import MetadataService
@@ -73,7 +72,7 @@ class Server:
         """Listen, and return the port. Raises ConfigError where address or certificate cannot be used."""
         limit = self._settings.max_message_bytes
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
-        self._grpc = grpc.aio.server(
+        self._grpc = listener.create(
             interceptors=[security.BearerToken(self._token)] if self._token else [],
             options=[
                 ("grpc.max_receive_message_length", limit),
@@ -86,7 +85,10 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         if self._settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._grpc, pool=_described_services())
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names, _described_services()),  # type: ignore[attr-defined]
+                self._grpc,
+            )
         await self.refresh_health()
         port = self._bind()
         await self._grpc.start()
@@ -119,8 +121,8 @@ class Server:
         address = f"{f'[{host}]' if ':' in host else host}:{self._settings.grpc_port}"
         try:
             if self._credentials is None:
-                return self._grpc.add_insecure_port(address)
-            return self._grpc.add_secure_port(address, self._credentials)
+                return int(self._grpc.add_insecure_port(address))
+            return int(self._grpc.add_secure_port(address, self._credentials))
         except RuntimeError as error:
             reason = "it is taken or not this machine's"
             if self._credentials is not None:

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,9 @@ from sidecar.types import Clock, Servable, ServingObserver
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+# Ids need to differ, not to be secret, and a generator of our own asks the system once instead of each time.
+_IDS = random.Random()
+
 
 class InferenceService:
     """Answers for `models`, until `stopping` is set.
@@ -38,7 +41,7 @@ class InferenceService:
         observer: ServingObserver,
         regions: Regions | None = None,
         clock: Clock = time.monotonic,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+        new_id: Callable[[], str] = lambda: f"{_IDS.getrandbits(128):032x}",
     ) -> None:
         self.stopping = False
         self.streams = Streams(self._infer)

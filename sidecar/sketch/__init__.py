@@ -2,9 +2,10 @@
 
 from sidecar.sketch.channels import Channels
 from sidecar.sketch.counts import Counts
+from sidecar.sketch.distinct import Distinct
 from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, edges
 from sidecar.sketch.moments import Moments
-from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows
+from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows, signatures
 from sidecar.sketch.tap import TapSketch
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ROW_STATISTICS",
     "Channels",
     "Counts",
+    "Distinct",
     "Histogram",
     "Moments",
     "OutputRows",
@@ -21,4 +23,5 @@ __all__ = [
     "TapSketch",
     "bin_index",
     "edges",
+    "signatures",
 ]

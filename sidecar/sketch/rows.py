@@ -9,10 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.errors import SketchError
+from sidecar.sketch.distinct import mixed
 from sidecar.sketch.tap import TapSketch
 from sidecar.types import Parameter, Tap
 
 ROW_STATISTICS = ("mean", "rms", "absmax", "near_zero_share", "kurtosis", "nonfinite")
+
+_TINY = 1e-30
+_STEPS = 256
+_FAR = 1e6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +85,20 @@ class RequestRows:
     @property
     def nonfinite(self) -> npt.NDArray[np.float64]:
         return self.values[:, 5]
+
+
+def signatures(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
+    """A hash of what each request looked like at a tap: row statistics [n, 6] -> uint64[n].
+
+    Alike are requests that agree in mean / rms and near-zero share to a 256th, in rms, absmax and kurtosis to
+    a 256th of a doubling: coarse enough to forgive another order of summation, fine enough that
+    two requests rarely agree by chance.
+    """
+    mean, rms, absmax, near_zero, kurtosis, nonfinite = np.nan_to_num(values).T
+    rms, absmax, kurtosis = (np.maximum(part, _TINY) for part in (rms, absmax, kurtosis))
+    parts = np.stack([mean / rms, np.log2(rms), np.log2(absmax), near_zero, np.log2(kurtosis)], axis=1)
+    steps = np.rint(_STEPS * np.clip(parts, -_FAR, _FAR)).astype(np.int64)
+    return mixed(np.column_stack([steps, nonfinite > 0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sidecar.app import Model
-from sidecar.baseline import record_baseline
+from sidecar.baseline.recording import record_baseline
 from sidecar.errors import BaselineError, ConfigError
 
 

@@ -164,11 +164,21 @@ def all_specs() -> list[TensorSpec]:
 
 
 UNDELAYED = BatchingSettings(max_delay_ms=0)
+
+
+@pytest.fixture(params=["completion queue", "grpc.aio"])
+def front_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both servers that may stand at the port, one after the other."""
+    name: str = request.param
+    monkeypatch.setattr("sidecar.server.listener.tested", lambda: name != "grpc.aio")
+    return name
+
+
 Serve = Callable[..., AbstractAsyncContextManager[str]]
 
 
 @pytest.fixture
-def serve(ledger: Ledger) -> Serve:
+def serve(ledger: Ledger, front_end: str) -> Serve:
     """`async with serve(servables, **server_settings) as address:` a real server on a free port."""
 
     @asynccontextmanager
