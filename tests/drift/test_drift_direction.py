@@ -86,5 +86,5 @@ def test_it_goes_on_where_it_was():
 )
 def test_a_state_of_something_else_is_refused(change):
     watched = direction(np.random.default_rng(10))
-    with pytest.raises(ValueError, match="none of|take the place"):
+    with pytest.raises(ValueError, match=r"none of|take the place"):
         watched.resume({**watched.state(), **change})
