@@ -220,6 +220,12 @@ class DriftMonitor:
         )  # fmt: skip
 
     @property
+    def alarm_ordinals(self) -> tuple[int, ...]:
+        """Of the model's newest alarms, as in the state, which takes longer to work out."""
+        with self._lock:
+            return tuple(self._detector.model.ordinals)
+
+    @property
     def reference(self) -> Reference | None:
         """What requests are judged by; None while it is recorded."""
         return self._judge.reference if self._judge else None
