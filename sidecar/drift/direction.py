@@ -59,7 +59,7 @@ class Direction:
 
     One thing a direction does find without drift: the sampling error of the reference's own mean, of squared length
     D / m in D whitened dimensions. Learned from n requests, requests lie (D / m) / sqrt(D / m + D / n) along it, and
-    that is taken off every score.
+    that is taken off every score. A mean that forgets 1 part in h a request is as good as one of 2 h - 1 requests.
     """
 
     def __init__(self, reference: Array, covariance: Array, strata: Integers, number: int) -> None:
@@ -79,7 +79,10 @@ class Direction:
         self._turn()
         error = 1 / max(len(reference), 1)
         self._pull = np.array(
-            [math.sqrt(reference.shape[1]) * error / math.sqrt(error + 1 / horizon) for horizon in HORIZONS]
+            [
+                math.sqrt(reference.shape[1]) * error / math.sqrt(error + 1 / (2 * horizon - 1))
+                for horizon in HORIZONS
+            ]
         )
 
     @property

@@ -147,7 +147,7 @@ class DriftMonitor:
         wanted = np.full((1, len(self._taps) + 1), settings.reference_requests)
         self._detector = EDetector([len(SCORES)] * (len(self._taps) + 1), self._run_length, wanted)
         self._keeping = Keeping(settings.state, model, version) if settings.state else None
-        self._kept_at = -math.inf
+        self._kept_at = math.inf
         reference = reference or self._kept(model)
         if reference:
             reference.check(model, taps, settings.stratify_by)
@@ -170,6 +170,7 @@ class DriftMonitor:
             self._state = None
             if self._judge:
                 self._update(self._judge, reading)
+                self._kept_at = min(self._kept_at, reading.at)
                 if reading.at >= self._kept_at + KEEP_SECONDS:
                     self._keep(reading.at)
             else:
@@ -217,6 +218,12 @@ class DriftMonitor:
             self._model, self._version, self._taps,
             self._timeline, self._window_seconds, nodrift, self._stratify_by,
         )  # fmt: skip
+
+    @property
+    def alarm_ordinals(self) -> tuple[int, ...]:
+        """Of the model's newest alarms, as in the state, which takes longer to work out."""
+        with self._lock:
+            return tuple(self._detector.model.ordinals)
 
     @property
     def reference(self) -> Reference | None:

@@ -174,7 +174,8 @@ def ledoit_wolf(standard: Array) -> Array:
     """
     n, p = standard.shape
     sample = standard.T @ standard / n
-    target = np.trace(sample) / p * np.eye(p)
+    # What never varies has a covariance of 0, which has no inverse.
+    target = (np.trace(sample) / p or 1.0) * np.eye(p)
     spread = np.sum((sample - target) ** 2)
     error = (np.mean(np.sum(standard**2, axis=1) ** 2) - np.sum(sample**2)) / n
     part = max(min(error / spread, 1.0), _LEAST_SHRINKAGE) if spread > 0 else 1.0

@@ -21,7 +21,7 @@ WINDOWS = {
     "KS, Bonferroni": (25, 50, 100, 200, 500),
     "PSI": (50, 100, 200, 500),
     "online MMD": (10, 25, 50, 100, 200),
-    "Evidently": (50, 100, 200, 500),
+    "Evidently": (100, 200, 500),
 }
 DEFAULTS = {"PSI": 0.2, "Evidently": 0.1}
 """Levels that people use; all are compared at equal rates of false alarms instead."""
@@ -73,8 +73,10 @@ def _largest_ks(values: Array, ordered: Array, window: int) -> Array:
             past = ordered[column]
             seen = np.sort(values[w * window : (w + 1) * window, column])
             for i in range(window):
-                below = np.searchsorted(past, seen[i], side="left") / len(past)
-                upto = np.searchsorted(past, seen[i], side="right") / len(past)
+                first = last = np.searchsorted(past, seen[i])
+                if first < len(past) and past[first] == seen[i]:
+                    last = first + np.searchsorted(past[first:], seen[i], side="right")
+                below, upto = first / len(past), last / len(past)
                 # Ties in the window: only where a run of equal values begins and ends.
                 if i == 0 or seen[i - 1] < seen[i]:
                     found[w] = max(found[w], abs(below - i / window))

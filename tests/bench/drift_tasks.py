@@ -13,7 +13,7 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from sidecar.baseline import record_baseline
+from sidecar.baseline.recording import record_baseline
 from sidecar.demo import training
 from sidecar.demo.shifts import Scenario, shifted
 from sidecar.drift.scores import features
