@@ -48,6 +48,27 @@ async def test_the_layers_of_two_replicas_are_listed_by_how_far_they_differ(serv
     assert float(lines[-6].split()[1]) > 1
 
 
+async def test_versions_served_side_by_side_are_compared_while_they_are(serve, configure):
+    """Both have the same weights; the second gets brighter images."""
+    same = configure({"source": "tests.app.factories:Residual", "version": "1"})
+    (first,) = same.models
+    both = same.model_copy(update={"models": (first, first.model_copy(update={"version": "2"}))})
+    async with serve(both) as client:
+        rng = np.random.default_rng(0)
+        for brightness, version in ((16, "1"), (160, "2")):
+            images = [rng.uniform(0, brightness, (1, 64)).astype(np.float32) for _ in range(220)]
+            await asyncio.gather(*(client.infer(image, version) for image in images))
+        for model in client.sidecar.models:
+            seen = model.observation.timeline
+            while seen.total(seen.taps[0]).counts.requests < 220:
+                await asyncio.sleep(0.01)
+        found = await client.metrics()
+        (told,) = (await client.http.get("/api/v1/versions")).json()["versions"]
+    assert (told["beside"], told["version"], told["detail"]) == ("1", "2", "")
+    assert all(layer["effects"]["times_level"] > 1 for layer in told["layers"])
+    assert found("sidecar_version_psi", version="2", layer="0", site="resid") > 0.5
+
+
 async def test_a_sidecar_that_refuses_is_quoted(serve, configure):
     async with serve(configure()) as client:
         with pytest.raises(BaselineError, match=r"refuses: no request of digits version 1 was observed"):
