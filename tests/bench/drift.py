@@ -78,7 +78,7 @@ def _agreement(task: Task) -> float | None:
     rng = np.random.default_rng(0)
     both = task.normal.then(task.normal.moved(1.0, slice(None)))
     normal, window = len(task.normal), 50
-    reference = rng.integers(normal, size=1_000)
+    reference = rng.integers(normal, size=500)
     stream = np.concatenate([rng.integers(normal, size=200), normal + rng.integers(normal, size=200)])
     columns = both.columns()
     scaled = (columns / np.maximum(columns[reference].std(axis=0), 1e-12)).astype(np.float32)

@@ -14,10 +14,10 @@ def main(source: str, target: str) -> None:
     # Its thresholds are not used, so they need no care.
     detector = MMDDriftOnline(
         given["reference"],
-        ert=20,
+        ert=1_000,
         window_size=int(given["window"]),
         backend="pytorch",
-        n_bootstraps=40,
+        n_bootstraps=200,
         verbose=False,
     )
     np.save(target, np.array([detector.score(row) for row in given["stream"]]))
