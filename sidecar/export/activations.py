@@ -91,9 +91,9 @@ class ActivationCollector(Collector):
             page.add(catalogue.REFERENCE_READY, labels, drift.reference_ready)
             page.add(catalogue.REFERENCE_WIDENING, labels, drift.reference_widening)
             page.add(catalogue.DIRECTION_EVIDENCE, labels, drift.direction_evidence)
-            if drift.output:
-                page.add(catalogue.OUTPUT_EVIDENCE, labels, drift.output.evidence)
-                page.add(catalogue.CLASS_EVIDENCE, labels, drift.output.class_evidence)
+            output = drift.output
+            page.add(catalogue.OUTPUT_EVIDENCE, labels, output.evidence if output else math.nan)
+            page.add(catalogue.CLASS_EVIDENCE, labels, output.class_evidence if output else math.nan)
             for kind in get_args(Kind):
                 found = drift.cause is not None and drift.cause.kind == kind
                 page.add(catalogue.CAUSE_KIND, (*labels, kind), found)
