@@ -79,7 +79,7 @@ class Model:
             self.runtime.inputs,
             self.runtime.outputs,
             settings.batching.max_rows,
-            self.executor.execute,
+            self.executor.start,
         )
 
     def _observe(self, everything: Settings, clock: Clock) -> None:

@@ -109,14 +109,19 @@ class BatchingSettings(Section):
 
     max_rows: most rows in a batch; 0: the model has no batch dimension and each request runs alone.
     max_delay_ms: how long a request may wait for company; 0: only as long as the model is busy anyway.
+    preferred_rows: sizes of a batch that the model runs best. The wait for company ends at the smallest, and a batch
+        is cut to the largest that what waits can fill; fewer rows than the smallest run as they are.
     queue_requests: most requests that wait; more are refused.
+    queue_bytes: most bytes of inputs that wait; more are refused, but for a request that waits alone.
     priority_levels: how many priorities a request may name, 1 the most urgent; without one it has the last.
         0: all are equal, whatever they name.
     """
 
     max_rows: Annotated[int, Field(ge=0, le=65_536)] = 32
     max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    preferred_rows: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = ()
     queue_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    queue_bytes: Annotated[int, Field(ge=1)] = 2**30
     priority_levels: Annotated[int, Field(ge=0, le=1_000)] = 0
 
 

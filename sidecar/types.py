@@ -5,7 +5,7 @@ Nothing here imports another part, so any part may import this.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -81,12 +81,34 @@ class InferReply:
     outputs: Mapping[str, Tensor]
 
 
+class Batch(Protocol):
+    """Requests that run together, in the order of their rows. Whoever took it answers or fails it, once."""
+
+    @property
+    def requests(self) -> Sequence[InferRequest]: ...
+
+    def answer(self, replies: Sequence[InferReply | Exception]) -> None:
+        """One reply for each request, in their order, or why it has none."""
+
+    def fail(self, error: BaseException) -> None:
+        """The model raised."""
+
+
+class Batches(Protocol):
+    """What waits to be run by a model."""
+
+    def serve(self, run: Callable[[Batch], bool]) -> None:
+        """Give `run` one batch after the other on this thread, until no more will come or `run` returns False: then
+        another thread has taken its place. One thread at a time.
+        """
+
+
 @dataclass(slots=True)
 class Servable:
     """A loaded model version as the server sees it.
 
-    execute: runs one batch of compatible requests off the event loop, replies in the same order.
-    max_rows: most rows one `execute` may get; 0 where the model has no batch dimension, and then
+    start: begins to run batches on a thread of its own, until there are no more. Called once.
+    max_rows: most rows that a batch may have; 0 where the model has no batch dimension, and then
         every request runs alone.
     """
 
@@ -96,7 +118,7 @@ class Servable:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_rows: int
-    execute: Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
+    start: Callable[[Batches], None]
     ready: bool = False
 
 
@@ -120,7 +142,7 @@ class Repository(Protocol):
 
 
 class ServingObserver(Protocol):
-    """Where the server reports what it did. Called on the event loop; must be quick and never raise."""
+    """Where the server reports what it did. Called on any thread; must be quick and never raise."""
 
     def request_started(self, model: str, version: str) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 
 from sidecar.errors import ConfigError, UnknownModelError
@@ -10,12 +11,15 @@ from sidecar.types import Servable
 
 
 class Models:
-    """Batchers by name and version. Lives on one event loop, where each change is seen whole.
+    """Batchers by name and version. Changed on one event loop, where each change is seen whole.
+
+    admission: held by any other thread from `find` until the request is queued.
 
     Raises ConfigError for a model that batches but has an input without dimensions.
     """
 
     def __init__(self, batchers: Iterable[Batcher] = ()) -> None:
+        self.admission = threading.Lock()
         self._models: dict[str, dict[str, Batcher]] = {}
         self._latest: dict[str, Batcher] = {}
         for batcher in batchers:
@@ -63,6 +67,11 @@ class Models:
             return [self.find(name, version)]
         self.find(name, "")
         return [self._models[name][each] for each in self.versions(name)]
+
+    def settle(self) -> None:
+        """Wait until what other threads have found is queued: then a batcher that was removed can be closed."""
+        with self.admission:
+            return
 
     def versions(self, name: str) -> list[str]:
         """From the lowest to the highest: numbers by size, and above every word."""

@@ -164,6 +164,7 @@ class RepositoryService:
 
     async def _retire(self, repository: Repository, batchers: Sequence[Batcher]) -> None:
         """Answer what waits, then stop what ran it."""
+        self._models.settle()
         for batcher in batchers:
             key = batcher.servable.name, batcher.servable.version
             self._states[key] = "UNLOADING"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,33 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidecar.errors import Caught
 from sidecar.server.server import Server
 from sidecar.settings import BatchingSettings, ServerSettings
-from sidecar.types import DATATYPES, InferReply, InferRequest, Repository, Servable, Tensor, TensorSpec
+from sidecar.types import (
+    DATATYPES,
+    Batch,
+    Batches,
+    InferReply,
+    InferRequest,
+    Repository,
+    Servable,
+    Tensor,
+    TensorSpec,
+)
 
-Execute = Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
+Execute = Callable[[Sequence[InferRequest]], list[InferReply]]
+
+
+class Gate(threading.Event):
+    """An Event for threads, that a coroutine can wait for too."""
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Awaitable, and true when it was set."""
+        return asyncio.to_thread(self.block)
+
+    def block(self) -> None:
+        assert super().wait(60)
 
 
 class Ledger:
@@ -29,7 +52,7 @@ class Ledger:
         self.batches: list[int] = []
         self.queued: list[float] = []
         self.waiting: list[int] = []
-        self.answered = asyncio.Event()
+        self.answered = Gate()
 
     @property
     def codes(self) -> Counter[str]:
@@ -62,18 +85,33 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[list[InferRequest]] = []
-        self.gate = asyncio.Event()
+        self.gate = Gate()
         self.gate.set()
-        self.entered = asyncio.Event()
+        self.entered = Gate()
         self.failure: Exception | None = None
 
-    async def execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
+    def execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
         self.batches.append(list(requests))
         self.entered.set()
-        await self.gate.wait()
+        self.gate.block()
         if self.failure is not None:
             raise self.failure
         return [InferReply(dict(request.inputs)) for request in requests]
+
+
+def running(execute: Execute) -> Callable[[Batches], None]:
+    """`start` of a Servable whose thread gives each batch to `execute`."""
+
+    def run(batch: Batch) -> bool:
+        with Caught() as caught:
+            replies = execute(batch.requests)
+        if caught.error is None:
+            batch.answer(replies)
+        else:
+            batch.fail(caught.error)
+        return True
+
+    return lambda batches: threading.Thread(target=batches.serve, args=(run,), daemon=True).start()
 
 
 def servable(
@@ -85,7 +123,7 @@ def servable(
     name: str = "echo",
 ) -> Servable:
     both = tuple(specs)
-    return Servable(name, version, "python", both, both, max_rows, execute, ready=True)
+    return Servable(name, version, "python", both, both, max_rows, running(execute), ready=True)
 
 
 def every_datatype() -> list[TensorSpec]:
