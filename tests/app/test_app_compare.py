@@ -64,6 +64,8 @@ async def test_versions_served_side_by_side_are_compared_while_they_are(serve, c
                 seen = model.observation.timeline
                 while seen.total(seen.taps[0]).counts.requests < 44 * part:
                     await asyncio.sleep(0.01)
+        while not all(model.observation.monitor.reference for model in client.sidecar.models):
+            await asyncio.sleep(0.01)
         found = await client.metrics()
         (told,) = (await client.http.get("/api/v1/versions")).json()["versions"]
     assert (told["beside"], told["version"], told["detail"]) == ("1", "2", "")
