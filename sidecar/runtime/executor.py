@@ -1,4 +1,4 @@
-"""Runs the batches of one model on a thread of its own, observed or plain, and outlives telemetry that hangs."""
+"""Runs the batches of one model on threads of its own, observed or plain, and outlives telemetry that hangs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ class Executor:
         answered by the plain variant on a new thread, which takes the place of the old one, and nothing is observed
         until the stuck run returns.
     usual: seconds that a run is expected to take, until there were runs to learn it from.
+    instances: threads that run batches at the same time. One batch is observed at a time, on whichever of them it
+        comes, because the banks that an observed batch writes have one writer; what else is chosen meanwhile is
+        answered by the plain variant and counted as dropped.
     """
 
     def __init__(
@@ -41,8 +44,11 @@ class Executor:
         *,
         batched: bool,
         usual: float,
+        instances: int = 1,
     ) -> None:
         self.seconds = 0.0
+        self._instances = instances
+        self._opening, self._adding = threading.Lock(), threading.Lock()
         self._runtime = runtime
         self._recorder = recorder
         self._patience = patience
@@ -52,8 +58,9 @@ class Executor:
         self._closed = threading.Event()
 
     def start(self, batches: Batches) -> None:
-        """Run all of `batches` until there are no more, on a thread of their own."""
-        self._begin(batches, None)
+        """Run all of `batches` until there are no more, on threads of their own."""
+        for _ in range(self._instances):
+            self._begin(batches, None)
         if self._recorder is not None:
             _thread("sidecar-watchdog", self._watch, batches)
 
@@ -66,6 +73,8 @@ class Executor:
 
     def _work(self, batches: Batches, stuck: Batch | None) -> None:
         self._runtime.prepare_thread()
+        if self._instances > 1:
+            self._runtime.prepare_instance()
         if stuck is not None:
             self._run_plain(stuck)
             # Its requests shall not live on with the thread.
@@ -75,7 +84,7 @@ class Executor:
     def _run(self, batch: Batch) -> bool:
         """False: it took so long that another thread answers the batch and has taken the place of this one."""
         recorder = self._recorder
-        if recorder is None or not recorder.open(batch.requests):
+        if recorder is None or not self._opened(recorder, batch):
             self._run_plain(batch)
             return True
         observed = self._observed = _Observed(batch)
@@ -90,11 +99,12 @@ class Executor:
             try:
                 replies = self._replies(batch.requests, instrumented)
             finally:
-                mine = observed.claim()
+                # The next to be observed may begin as soon as the recorder is closed.
+                if mine := observed.claim():
+                    self._observed = None
                 recorder.close()
         if not mine:
             return False
-        self._observed = None
         if caught.error is None:
             self._usual += 0.1 * (observed.seconds() - self._usual)
             batch.answer(replies)
@@ -103,13 +113,18 @@ class Executor:
             self._run_plain(batch)
         return True
 
+    def _opened(self, recorder: Recorder, batch: Batch) -> bool:
+        # What decides, and what it decides by, is made for one thread.
+        with self._opening:
+            return recorder.open(batch.requests)
+
     def _run_plain(self, batch: Batch) -> None:
         replies: list[InferReply] = []
-        started = self.seconds
+        started = time.perf_counter()
         with Caught() as caught:
             replies = self._replies(batch.requests, self._runtime.plain)
         if caught.error is None:
-            self._usual += 0.1 * (self.seconds - started - self._usual)
+            self._usual += 0.1 * (time.perf_counter() - started - self._usual)
             batch.answer(replies)
         elif isinstance(caught.error, OUT_OF_MEMORY):
             _log.error("a batch of %d requests found no memory; each runs alone", len(batch.requests))
@@ -130,7 +145,8 @@ class Executor:
         try:
             outputs = run(concatenate([request.inputs for request in requests]))
         finally:
-            self.seconds += time.perf_counter() - started
+            with self._adding:
+                self.seconds += time.perf_counter() - started
         return self._split(requests, outputs)
 
     def _split(self, requests: Sequence[InferRequest], outputs: Mapping[str, Tensor]) -> list[InferReply]:

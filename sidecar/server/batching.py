@@ -126,6 +126,7 @@ class Batcher:
 
     servable.max_rows bounds a batch; 0 makes every request run alone.
     clock: monotonic seconds, on the same scale as `InferRequest.deadline`.
+    failures: batches that failed since the last one which did not.
     """
 
     def __init__(
@@ -153,6 +154,8 @@ class Batcher:
         self._idle = True  # nothing has run yet, so that the first request waits for company too
         self._started = self._closed = False
         self._drained: list[Callable[[], None]] = []
+        self._turn, self._reporting = threading.Lock(), threading.Lock()
+        self.failures = 0
 
     def enqueue(self, request: InferRequest, done: Done) -> Waiting:
         """Have `done` called with what becomes of `request`. May be called on any thread.
@@ -258,7 +261,7 @@ class Batcher:
         """See `types.Batches`. An error that `run` did not handle costs its batch and a pause, during which the model
         is not ready.
         """
-        while (batch := self._take()) is not None:
+        while (batch := self._next()) is not None:
             more = True
             with Caught() as caught:
                 more = run(batch)
@@ -271,11 +274,16 @@ class Batcher:
     def _recover(self, batch: Batch, error: BaseException) -> None:
         servable = self.servable
         logger.critical("the thread of %s failed and starts again", servable.name, exc_info=error)
-        ready, servable.ready = servable.ready, False
+        servable.ready = False
         batch.abort()
         with self._changed:
             self._changed.wait_for(lambda: self._closed, RESTART_SECONDS)
-            servable.ready = ready and not self._closed
+            servable.ready = not self._closed
+
+    def _next(self) -> Batch | None:
+        """The next batch for one of several threads: the others wait for their turn to wait for company."""
+        with self._turn:
+            return self._take()
 
     def _take(self) -> Batch | None:
         """Wait for the next batch; None when closed and empty."""
@@ -305,11 +313,13 @@ class Batcher:
         rows = sum([one.request.rows for one in waiting])
         queued = [started - one.since for one in waiting]
         name, version = self.servable.name, self.servable.version
-        seconds = self._clock() - started
-        if not failed:
-            usual = self._row_seconds or seconds / rows
-            self._row_seconds = usual + 0.1 * (seconds / rows - usual)
-        self._observer.batch_finished(name, version, rows, queued, seconds, failed)
+        with self._reporting:
+            seconds = self._clock() - started
+            self.failures = self.failures + 1 if failed else 0
+            if not failed:
+                usual = self._row_seconds or seconds / rows
+                self._row_seconds = usual + 0.1 * (seconds / rows - usual)
+            self._observer.batch_finished(name, version, rows, queued, seconds, failed)
 
     def finished(self) -> None:
         """What was taken last has been answered."""

@@ -66,7 +66,7 @@ class _Inference:
         shared, message = self._shared, self._message
         # Until the request is queued, the version that was found for it must not be closed.
         with shared.models.admission:
-            batcher = shared.models.find(message.model_name, message.model_version)
+            batcher = shared.models.route(message)
             self._started = shared.clock()
             shared.observer.request_started(batcher.servable.name, batcher.servable.version)
             self._batcher = batcher

@@ -59,7 +59,9 @@ class Server:
         keys, permit = settings.shared_memory, admin.permit(settings.admin)
         regions = Regions(keys, settings.max_message_bytes) if keys else None
         self._service = InferenceService(self._models, statistics, regions)
-        self._repository = RepositoryService(self._models, repository, batch, permit, self.refresh_health)
+        self._repository = RepositoryService(
+            self._models, repository, batch, permit, self.refresh_health, statistics
+        )
         self._parts = (
             self._service,
             MetadataService(self._models, batching, statistics, shared_memory=regions is not None),

@@ -79,7 +79,8 @@ class InferenceService:
             await self.streams.answer(messages, context)
 
     async def _infer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        batcher = self._models.find(message.model_name, message.model_version)
+        self._name(message)
+        batcher = self._models.route(message)
         servable = batcher.servable
         with _Observed(self._observer, servable, context, self._clock) as started:
             placements = self._regions.bring(message) if self._regions else {}
@@ -106,7 +107,7 @@ class InferenceService:
         request = codec.decode(
             message,
             batcher.servable,
-            id=message.id or self._new_id(),
+            id=message.id,
             deadline=None if remaining is None else started + remaining,
         )
         if request.parameters or batcher.priority_levels:
@@ -117,8 +118,14 @@ class InferenceService:
         """ModelInfer without the event loop. False where that cannot be: the reply takes more than a copy."""
         if self._regions is not None or (message.outputs and codec.classes(message)):
             return False
+        self._name(message)
         self._inferences.begin(message, call)
         return True
+
+    def _name(self, message: pb.ModelInferRequest) -> None:
+        """Give it an id, by which it is routed and sampled, where its client gave none."""
+        if not message.id:
+            message.id = self._new_id()
 
 
 class _Observed:

@@ -22,10 +22,12 @@ from sidecar.types import (
     Batches,
     InferReply,
     InferRequest,
+    Lineup,
     Repository,
     Servable,
     Tensor,
     TensorSpec,
+    VersionPolicy,
 )
 
 Execute = Callable[[Sequence[InferRequest]], list[InferReply]]
@@ -52,6 +54,7 @@ class Ledger:
         self.batches: list[int] = []
         self.queued: list[float] = []
         self.waiting: list[int] = []
+        self.states: list[tuple[str, str, str]] = []
         self.answered = Gate()
 
     @property
@@ -74,6 +77,9 @@ class Ledger:
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self.waiting.append(requests)
+
+    def model_state(self, model: str, version: str, state: str) -> None:
+        self.states.append((model, version, state))
 
 
 class Model:
@@ -150,9 +156,15 @@ class Shelf:
         self.gate.set()
         self.entered = asyncio.Event()
         self.failure: Exception | None = None
+        self.refused: dict[tuple[str, str], str] = {}
+        self.canaries: dict[str, float] = {}
+        self.policy = VersionPolicy()
 
-    def versions(self) -> dict[str, Sequence[str]]:
+    async def versions(self) -> dict[str, Sequence[str]]:
         return self._versions
+
+    async def read(self, model: str) -> Lineup:
+        return Lineup(tuple(self._versions[model]), frozenset(self.canaries), self.policy)
 
     async def load(self, model: str, version: str) -> Servable:
         self.entered.set()
@@ -162,6 +174,7 @@ class Shelf:
         self.models.append((version, Model()))
         loaded = servable(self.models[-1][1].execute, self._specs, name=model, version=version)
         loaded.ready = False
+        loaded.canary = self.canaries.get(version)
         return loaded
 
     def serve(self, servable: Servable) -> None:
@@ -228,7 +241,7 @@ def serve(ledger: Ledger, front_end: str) -> Serve:
     ) -> AsyncIterator[str]:
         known = {(one.name, one.version) for one in servables}
         if repository:
-            known |= {(name, one) for name, versions in repository.versions().items() for one in versions}
+            known |= {(name, one) for name, ones in (await repository.versions()).items() for one in ones}
         server = Server(
             ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings}),
             servables,
