@@ -130,11 +130,16 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
     answer |= {
         "reference_requests": drift.reference_requests,
         "reference_ready": drift.reference_ready,
+        "reference_small": drift.reference_small,
+        "reference_widening": _number(drift.reference_widening),
+        "strata": list(drift.strata),
         "judged_requests": drift.judged_requests,
         "model_evidence": _number(drift.model_evidence),
         "alarm_level": drift.alarm_level,
         "layer_alarm_level": drift.layer_alarm_level,
         "model_alarms": drift.model_alarms,
+        "direction_evidence": drift.direction_evidence,
+        "output": asdict(drift.output) if drift.output else None,
         "cause": plain(asdict(drift.cause)) if drift.cause else None,
         "across_layers": plain(asdict(drift.across)),
     }

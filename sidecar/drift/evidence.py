@@ -228,6 +228,11 @@ class EDetector:
         return arrays | ({"classes": self._classes.evidence} if self._classes else {})
 
     @property
+    def widening(self) -> float:
+        """What a bet on a shift of one sigma is divided by, where the reference is smallest."""
+        return float(math.exp(-0.5) / self._constant[..., 2 * MULTIPLES.index(4)].min())
+
+    @property
     def judged(self) -> int:
         """Requests so far."""
         return int(self._judged[0])

@@ -98,6 +98,11 @@ class ActivationCollector(Collector):
             page.add(catalogue.MODEL_ALARMS, labels, drift.model_alarms)
             page.add(catalogue.REFERENCE_REQUESTS, labels, drift.reference_requests)
             page.add(catalogue.REFERENCE_READY, labels, drift.reference_ready)
+            page.add(catalogue.REFERENCE_WIDENING, labels, drift.reference_widening)
+            page.add(catalogue.DIRECTION_EVIDENCE, labels, drift.direction_evidence)
+            if drift.output:
+                page.add(catalogue.OUTPUT_EVIDENCE, labels, drift.output.evidence)
+                page.add(catalogue.CLASS_EVIDENCE, labels, drift.output.class_evidence)
             for kind in get_args(Kind):
                 found = drift.cause is not None and drift.cause.kind == kind
                 page.add(catalogue.CAUSE_KIND, (*labels, kind), found)

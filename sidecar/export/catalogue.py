@@ -228,8 +228,20 @@ VERSION_TIMES_LEVEL = Metric(
 OF_FURTHER_VERSIONS = (VERSION_PSI, VERSION_MEAN_SHIFT, VERSION_TIMES_LEVEL)
 MODEL_EVIDENCE = Metric(
     "sidecar_drift_model_evidence", "gauge",
-    "Natural logarithm of the average of all layers' e-detectors; it alarms at sidecar_drift_alarm_level.",
+    "Natural logarithm of the average of all e-detectors; it alarms at sidecar_drift_alarm_level.", MODEL, "nats",
+)  # fmt: skip
+DIRECTION_EVIDENCE = Metric(
+    "sidecar_drift_direction_evidence", "gauge",
+    "Evidence of small shifts in all layers together; with ln 2 more than sidecar_drift_alarm_level it alarms alone.",
     MODEL, "nats",
+)  # fmt: skip
+OUTPUT_EVIDENCE = Metric(
+    "sidecar_drift_output_evidence", "gauge",
+    "Evidence in a classifier's logits, their energy and margin; alarms as a layer does.", MODEL, "nats",
+)  # fmt: skip
+CLASS_EVIDENCE = Metric(
+    "sidecar_drift_class_evidence", "gauge",
+    "Evidence that the shares of the predicted classes changed; alarms as a layer does.", MODEL, "nats",
 )  # fmt: skip
 ALARM_LEVEL = Metric(
     "sidecar_drift_alarm_level", "gauge",
@@ -237,13 +249,19 @@ ALARM_LEVEL = Metric(
 )  # fmt: skip
 LAYER_ALARM_LEVEL = Metric(
     "sidecar_drift_layer_alarm_level", "gauge",
-    "Layer alarm level: ln(taps x drift.requests_between_false_alarms).", MODEL, "nats",
+    "Layer alarm level: ln(2 x layers x drift.requests_between_false_alarms); output and classes count as layers.",
+    MODEL, "nats",
 )  # fmt: skip
 MODEL_ALARMS = Metric("sidecar_drift_model_alarms_total", "counter", "Alarms of the model's evidence.", MODEL)
 REFERENCE_REQUESTS = Metric("sidecar_reference_requests", "gauge", "Requests in the reference so far.", MODEL)
 REFERENCE_READY = Metric(
     "sidecar_reference_ready", "gauge", "1 once the reference is complete and drift is judged, else 0.", MODEL
 )
+REFERENCE_WIDENING = Metric(
+    "sidecar_reference_widening_ratio", "gauge",
+    "What a bet on a shift of one sigma is divided by, because the reference is finite; 1.04 at 5,000 requests.",
+    MODEL, "ratio",
+)  # fmt: skip
 
 OUTLIER_FEATURES = Metric(
     "sidecar_instability_outlier_features", "gauge",

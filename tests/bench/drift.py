@@ -3,8 +3,12 @@
 Traffic is drawn from recorded requests of two tasks. Each run has one of several references, drawn from the same.
 """
 
+import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +16,18 @@ import numpy.typing as npt
 
 from sidecar.drift.evidence import Latch
 from tests.bench.drift_cost import microseconds
-from tests.bench.drift_detectors import DEFAULTS, PEERS, WINDOWS, Detector, Ours
+from tests.bench.drift_detectors import DEFAULTS, PEERS, WINDOWS, Detector, OnlineMmd, Ours
 from tests.bench.drift_tasks import Recorded, Task, cancer, digits
+from tests.bench.servers import ONE_THREAD, NoServerError, environment
+from tests.bench.servers import PEERS as PEERS_FOLDER
 
 Array = npt.NDArray[np.float64]
 
 REFERENCES, REFERENCE_REQUESTS = 10, 5_000
 STRETCHES, STRETCH_REQUESTS = 25, 20_000
 """Together 500,000 requests without drift for each task, 1,000,000 for both."""
+
+ALIBI = "alibi-detect==0.13.0"
 
 RUN_LENGTH = 10_000
 """Requests between false alarms at which all are compared."""
@@ -36,6 +44,7 @@ def run() -> dict[str, Any]:
     alarms = [task["false_alarms"]["1,000,000"] for task in tasks]
     between = [requests / max(task["false_alarms"]["10,000"], 1) for task in tasks]
     cost = microseconds()
+    agreement = _agreement(cancer())
     ratios: dict[str, float] = {}
     for task in tasks:
         for name, ratio in task["delay_ratio_vs_best_peer"].items():
@@ -51,8 +60,36 @@ def run() -> dict[str, Any]:
         "delay_ratio_vs_best_peer": ratios,
         "us_per_sampled_request_64_taps": cost["readings of 10"],
         "us_by_reading": cost,
+        "correlation_of_online_mmd_with_alibi_detects": agreement,
         "tasks": tasks,
     }
+
+
+def _agreement(task: Task) -> float | None:
+    """Correlation of our online MMD with alibi-detect's over a stream that drifts; None where it cannot be installed.
+
+    It sets a random part of the reference aside, so they cannot be the same to the last digit.
+    """
+    try:
+        packages = environment("alibi-detect", ALIBI)
+    except NoServerError as error:
+        print(error)
+        return None
+    rng = np.random.default_rng(0)
+    both = task.normal.then(task.normal.moved(1.0, slice(None)))
+    normal, window = len(task.normal), 50
+    reference = rng.integers(normal, size=500)
+    stream = np.concatenate([rng.integers(normal, size=200), normal + rng.integers(normal, size=200)])
+    columns = both.columns()
+    scaled = (columns / np.maximum(columns[reference].std(axis=0), 1e-12)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "given.npz", Path(folder) / "found.npy"
+        np.savez(source, reference=scaled[reference], stream=scaled[stream], window=window)
+        program = [packages.parents[2] / "bin/python", PEERS_FOLDER / "alibi_mmd.py", source, target]
+        subprocess.run(program, check=True, env={**os.environ, **ONE_THREAD}, capture_output=True)
+        theirs = np.load(target)
+    ours = OnlineMmd(columns, reference, window).course(stream, rng)
+    return float(np.corrcoef(theirs[window:], ours[window:])[0, 1])
 
 
 def _measure(task: Task) -> dict[str, Any]:

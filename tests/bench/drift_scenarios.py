@@ -167,7 +167,7 @@ def run() -> dict[str, Any]:
     served = Served(settings)
     reference = _recorded(served, digits.drawn(REFERENCE_REQUESTS))
     normal = digits.drawn(BEFORE)
-    rare = digits.drawn(4 * RARE)
+    rare = digits.drawn(2 * RARE)
     rare[0][RARE - 1 :: RARE, 0] = np.nan
     ramp = digits.drawn(RAMP_REQUESTS)
     slope = np.linspace(0, 3, RAMP_REQUESTS)[:, None]

@@ -88,6 +88,7 @@ def drifting(fresh: DriftState) -> DriftState:
     return replace(
         fresh, reference_requests=5000, reference_ready=True, judged_requests=3, model_evidence=1.25,
         alarm_level=13.75, layer_alarm_level=15.5, model_alarms=0, layers=layers, cause=cause,
+        reference_widening=1.0625, direction_evidence=0.5,
     )  # fmt: skip
 
 
