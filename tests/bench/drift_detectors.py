@@ -156,7 +156,7 @@ class OnlineMmd:
     """The unbiased estimate of MMD^2 between the reference and the newest requests, after each of them.
 
     Gaussian kernel, its bandwidth the median distance in the reference, as alibi-detect's MMDDriftOnline (Cobb, Van
-    Looveren, Klaise 2022). What both sides of the reference say is the same at every request, and left out.
+    Looveren, Klaise 2022).
     """
 
     def __init__(self, columns: Array, reference: Index, window: int) -> None:
@@ -168,10 +168,13 @@ class OnlineMmd:
         self._kernel = np.exp(-distances / np.median(among[among > 0]))
         counts = np.bincount(reference, minlength=len(columns)) / len(reference)
         self._past = self._kernel @ counts
+        # References differ in it, and one level is for all.
+        requests = len(reference)
+        self._within = (requests * counts @ self._past - 1) / (requests - 1)
         self._window = window
 
     def course(self, traffic: Index, rng: np.random.Generator) -> Array:
-        return _sliding_mmd(traffic, self._kernel, self._past, self._window)
+        return self._within + _sliding_mmd(traffic, self._kernel, self._past, self._window)
 
 
 @njit(cache=True, nogil=True)

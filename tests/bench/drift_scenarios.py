@@ -32,13 +32,13 @@ Traffic = tuple[Images, list[Mapping[str, Parameter]]]
 REFERENCE_REQUESTS, BEFORE, AFTER = 5_000, 500, 3_000
 RAMP_REQUESTS, RARE = 20_000, 10_000
 READING, BATCH = 50, 25
-REQUESTS_A_SECOND = 10.0
+REQUESTS_A_SECOND, WINDOW_REQUESTS = 10.0, 700
 BLOCK, CHANNEL = 3, 17
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """delay: requests from the change to the model's alarm, None without. layer: where causes say that it begins."""
+    """delay: requests from the change to the model's alarm, None without. layer: where it begins, as causes name it."""
 
     delay: int | None
     layer: int | None
@@ -85,17 +85,21 @@ class Served:
 
 
 def judged(served: Served, monitor: DriftMonitor, before: Traffic, after: Traffic) -> Outcome:
-    """Feed both, and say when after the change the first alarm came and what was named then."""
-    changed = len(before[0])
+    """Feed both; say when after the change the first alarm came, and what was named when the window was past it."""
+    changed, seen = len(before[0]), 0
+    alarms: list[int] = []
     for reading in itertools.chain(served.readings(before), served.readings(after)):
         served.timeline.add(reading)
         monitor.observe(reading)
+        seen += reading.requests
         # A full state is dearer than judging; what alarms is not in it before the model does.
-        later = [ordinal - changed for ordinal in monitor.alarm_ordinals if ordinal > changed]
-        if later:
-            cause = monitor.state().cause
-            return Outcome(later[0], cause.tap.layer if cause else None, cause.sentence if cause else "")
-    return Outcome(None, None, "")
+        alarms = alarms or [ordinal - changed for ordinal in monitor.alarm_ordinals if ordinal > changed]
+        if alarms and seen >= changed + alarms[0] + WINDOW_REQUESTS:
+            break
+    cause = monitor.state().cause
+    broken = sum(served.timeline.total(tap).counts.nonfinite for tap in served.timeline.taps[:1])
+    sentence = cause.sentence if cause else f"{broken} NaN counted at the first layer" if broken else ""
+    return Outcome(alarms[0] if alarms else None, cause.tap.layer if cause else None, sentence)
 
 
 class Digits:

@@ -14,7 +14,7 @@ from sidecar.drift.between import Between
 from sidecar.drift.causes import Cause
 from sidecar.drift.groups import ShareChange
 from sidecar.drift.instability import Narrowed
-from sidecar.drift.monitor import DriftState
+from sidecar.drift.monitor import DriftState, OutputDrift
 from sidecar.drift.nodrift import EffectSizes
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.serving import ServingMetrics
@@ -88,7 +88,7 @@ def drifting(fresh: DriftState) -> DriftState:
     return replace(
         fresh, reference_requests=5000, reference_ready=True, judged_requests=3, model_evidence=1.25,
         alarm_level=13.75, layer_alarm_level=15.5, model_alarms=0, layers=layers, cause=cause,
-        reference_widening=1.0625, direction_evidence=0.5,
+        reference_widening=1.0625, direction_evidence=0.5, output=OutputDrift(0.25, 0.125, active=False, alarms=0),
     )  # fmt: skip
 
 

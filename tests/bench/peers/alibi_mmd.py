@@ -14,10 +14,10 @@ def main(source: str, target: str) -> None:
     # Its thresholds are not used, so they need no care.
     detector = MMDDriftOnline(
         given["reference"],
-        ert=1_000,
+        ert=150,
         window_size=int(given["window"]),
         backend="pytorch",
-        n_bootstraps=200,
+        n_bootstraps=2_000,
         verbose=False,
     )
     np.save(target, np.array([detector.score(row) for row in given["stream"]]))
