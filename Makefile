@@ -7,7 +7,7 @@ GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check format test test-gpu bench-gpu test-full bench bench-serving bench-drift tools clean
+.PHONY: help demo stack check format test test-gpu bench-gpu test-full bench bench-serving bench-drift tools clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -22,12 +22,16 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## train, serve, send traffic, let it go wrong; options in ARGS="--seconds 60 --scenario noise"
 	$(BIN)/sidecar demo $(ARGS)
 
+stack: $(READY) tools ## sidecar, Prometheus and Alertmanager together under the demo's traffic, until Ctrl-C
+	@$(BIN)/python tools/stack.py $(ARGS)
+
 check: $(READY) ## formatting, lint, types, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python grafana/generate.py --check
+	$(BIN)/python deploy/generate.py --check
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/check_links.py
 
@@ -36,6 +40,7 @@ format: $(READY) ## rewrite formatting, and everything that is generated
 	$(BIN)/ruff format .
 	$(BIN)/python protos/generate.py
 	$(BIN)/python grafana/generate.py
+	$(BIN)/python deploy/generate.py
 	$(BIN)/python docs/generate.py
 
 tools: $(READY) ## Prometheus and Alertmanager into .tools/, without root

@@ -22,10 +22,12 @@ from sidecar.settings import (
     ExportSettings,
     LogSettings,
     ModelSettings,
+    RepositorySettings,
     Section,
     ServerSettings,
     TensorSettings,
     TimelineSettings,
+    VersionPolicySettings,
 )
 
 FOLDER = Path(__file__).parent
@@ -97,6 +99,8 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("[[models]]", ModelSettings),
     ("[[models.inputs]], [[models.outputs]]", TensorSettings),
     ("[models.batching]", BatchingSettings),
+    ("[models.version_policy]", VersionPolicySettings),
+    ("[repository]", RepositorySettings),
     ("[capture]", CaptureSettings),
     ("[timeline]", TimelineSettings),
     ("[drift]", DriftSettings),
@@ -124,6 +128,8 @@ def allowed(schema: dict[str, Any]) -> str:
         return "table"
     if schema.get("type") == "array":
         return f"list of: {allowed(schema['items'])}"
+    if schema.get("type") == "object":
+        return f"table of: {allowed(next(iter(schema['patternProperties'].values())))}"
     kind = schema.get("format", schema["type"])
     bounds = " ".join(f"{sign} {schema[name]:,}" for name, sign in BOUNDS.items() if name in schema)
     pattern = f"`{schema['pattern']}`".replace("|", "\\|") if "pattern" in schema else ""

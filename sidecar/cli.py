@@ -18,6 +18,7 @@ from rich.table import Table
 
 from sidecar import settings as configuration
 from sidecar.baseline.commands import baseline, compare_replicas
+from sidecar.configured import Configured
 from sidecar.demo.shifts import Scenario
 from sidecar.errors import ConfigError, SidecarError
 from sidecar.settings import ModelSettings, Settings
@@ -31,37 +32,54 @@ app.command(name="compare")(compare_replicas)
 Config = Annotated[
     Path, typer.Option("--config", help="TOML file of settings; SIDECAR_* variables lie over it.")
 ]
+SomeConfig = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings; not needed with --repository.")
+]
+Repository = Annotated[
+    Path | None,
+    typer.Option("--repository", help="Folder of models: <model>/<version>/model.onnx and the like."),
+]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="Name of the model; the first one by default.")
 ]
 
 
-def _load(path: Path) -> Settings:
-    """Settings, with the file's folder on the import path so that `source` may stand beside it."""
-    loaded = configuration.load(path, os.environ)
+def _load(path: Path | None, repository: Path | None = None) -> Settings:
+    """Settings, with the file's folder on the import path so that `source` may stand beside it.
+
+    repository: a folder of models, instead of the one that the file or the environment names.
+    """
+    environ = dict(os.environ)
+    if repository is not None:
+        environ["SIDECAR_REPOSITORY__PATH"] = str(repository.absolute())
+    loaded = configuration.load(path, environ) if path else configuration.resolve({}, environ, base=Path())
     logging.basicConfig(
         level=loaded.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    sys.path.append(str(path.resolve().parent))
+    folders = [path.resolve().parent] if path else []
+    if loaded.repository.path and loaded.repository.trust:
+        folders.append(loaded.repository.path)
+    sys.path.extend(map(str, folders))
     return loaded
 
 
 def _model(loaded: Settings, name: str | None) -> ModelSettings:
-    for model in loaded.models:
+    models = Configured(loaded).everything()
+    for model in models:
         if name in (None, model.name):
             return model
-    known = ", ".join(model.name for model in loaded.models)
+    known = ", ".join(model.name for model in models)
     raise typer.BadParameter(f"no model {name!r} is configured; there are {known}", param_hint="--model")
 
 
 @app.command()
-def serve(config: Config) -> None:
+def serve(config: SomeConfig = None, repository: Repository = None) -> None:
     """Serve the configured models until SIGTERM or SIGINT."""
     import uvloop
 
     from sidecar.app import Sidecar
 
-    loaded = _load(config)
+    loaded = _load(config, repository)
     sidecar = Sidecar(loaded, time.time)
 
     async def run() -> None:
@@ -120,14 +138,14 @@ def taps(config: Config, model: ModelName = None) -> None:
 
 
 @app.command()
-def check(config: Config) -> None:
+def check(config: SomeConfig = None, repository: Repository = None) -> None:
     """Validate the settings, load every model, run it once, and say what each tap will cost."""
     from sidecar import costs
-    from sidecar.app import Model
+    from sidecar.model import Model
 
-    loaded = _load(config)
+    loaded = _load(config, repository)
     console = Console(soft_wrap=True)
-    for settings in loaded.models:
+    for settings in Configured(loaded).everything():
         model = Model(settings, loaded, time.time)
         observation = model.observation
         console.print(

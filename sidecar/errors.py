@@ -4,6 +4,11 @@ A message says what was wrong and what is allowed. It is shown to clients, so it
 a library or anything else of the inside unless the class says that only operators see it.
 """
 
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Literal
+
 
 class SidecarError(Exception):
     """Root of the tree. Never raised itself."""
@@ -42,7 +47,18 @@ class NotReadyError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """The queue is full; the request was refused before any work was done."""
+    """The queue is full or too slow for the request, which was refused before any work was done.
+
+    retry_after: seconds after which it is worth another try, as far as that can be told; 0 where it cannot.
+    """
+
+    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
+class OutOfMemoryError(RequestError):
+    """The model found no memory for the request, even alone and unobserved."""
 
 
 class ExpiredError(RequestError):
@@ -67,3 +83,24 @@ class ForbiddenError(RequestError):
 
 class UnauthenticatedError(RequestError):
     """The bearer token is missing or wrong."""
+
+
+class Caught:
+    """`with Caught() as caught:` keeps what is raised inside, so that no kind of error can end a thread.
+
+    error: None while nothing was.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> Caught:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[True]:
+        self.error = error
+        return True

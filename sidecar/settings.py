@@ -9,12 +9,12 @@ import ipaddress
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sidecar.errors import ConfigError
-from sidecar.types import DATATYPES
+from sidecar.types import DATATYPES, VersionPolicy
 
 ENV_PREFIX = "SIDECAR_"
 
@@ -109,15 +109,43 @@ class BatchingSettings(Section):
 
     max_rows: most rows in a batch; 0: the model has no batch dimension and each request runs alone.
     max_delay_ms: how long a request may wait for company; 0: only as long as the model is busy anyway.
+    preferred_rows: sizes of a batch that the model runs best. The wait for company ends at the smallest, and a batch
+        is cut to the largest that what waits can fill; fewer rows than the smallest run as they are.
     queue_requests: most requests that wait; more are refused.
+    queue_bytes: most bytes of inputs that wait; more are refused, but for a request that waits alone.
     priority_levels: how many priorities a request may name, 1 the most urgent; without one it has the last.
         0: all are equal, whatever they name.
     """
 
     max_rows: Annotated[int, Field(ge=0, le=65_536)] = 32
     max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    preferred_rows: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = ()
     queue_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
+    queue_bytes: Annotated[int, Field(ge=1)] = 2**30
     priority_levels: Annotated[int, Field(ge=0, le=1_000)] = 0
+
+
+class VersionPolicySettings(Section):
+    """Which versions of a model are served from the start, and by a load call that names none. One of:
+
+    all: true serves every version.
+    latest: serves so many of the highest, and every canary beside them.
+    specific: serves these.
+    """
+
+    all: bool = False
+    latest: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    specific: tuple[Label, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> VersionPolicySettings:
+        if len(self.model_fields_set) != 1 or not (self.all or self.latest or self.specific):
+            raise ValueError('give one of all = true, latest = N, or specific = ["1", "3"]')
+        return self
+
+    @property
+    def policy(self) -> VersionPolicy:
+        return VersionPolicy(self.latest or 0, self.specific)
 
 
 class ModelSettings(Section):
@@ -136,6 +164,13 @@ class ModelSettings(Section):
     outputs: what it returns, in order, or by name where it returns a mapping.
     device: where it runs, as torch names devices.
     load: false: known, and loaded only when an admin call asks for it.
+    instances: threads that run batches of it at the same time, over the same weights; each takes `threads` threads,
+        and on a GPU a stream of its own.
+    canary: version -> share of the requests that name no version, chosen by a hash of the request's id; all others
+        go to the highest version that is no canary. Holds for all versions of the model, so it is given once.
+    canary_key: request parameter whose value is hashed instead of the id where a request has it. Given once, too.
+    version_policy: a table of its own, below; given once. Without it all versions are served, of a repository
+        folder the highest.
     threads: threads of one run; 0 leaves the choice to the runtime.
     taps: globs over the names that `sidecar taps` lists; empty means the residual blocks or stages that are found.
     baseline: reference to compare with; without one it is recorded from the first live requests.
@@ -157,6 +192,10 @@ class ModelSettings(Section):
     outputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     device: str = "cpu"
     load: bool = True
+    instances: Annotated[int, Field(ge=1, le=64)] = 1
+    canary: Mapping[Label, Share] = {}
+    canary_key: str = ""
+    version_policy: VersionPolicySettings | None = None
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     taps: tuple[str, ...] = ()
     tolerance: Annotated[float, Field(ge=0)] = 0.0
@@ -170,7 +209,31 @@ class ModelSettings(Section):
             raise ValueError("give either source, a factory, or path, a file or folder that holds the model")
         if self.path is not None and self.weights is not None:
             raise ValueError("weights go with source; what path names has its own")
+        if self.instances > 1 and self.compile:
+            raise ValueError("instances above 1 do not go with compile: a compiled graph runs on one thread")
         return self
+
+    @field_validator("canary")
+    @classmethod
+    def _at_most_everything(cls, value: Mapping[str, float]) -> Mapping[str, float]:
+        if (total := sum(value.values())) > 1 + 1e-9:
+            raise ValueError(f"the shares add up to {total:g}, must be at most 1")
+        return value
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.version
+
+
+class RepositorySettings(Section):
+    """A folder of models beside those of `[[models]]`.
+
+    path: of the folder; docs/serving.md has its layout.
+    trust: let its `model.toml` files set `source` and `trust`, which run code.
+    """
+
+    path: Path | None = None
+    trust: bool = False
 
 
 class CaptureSettings(Section):
@@ -261,7 +324,8 @@ class LogSettings(Section):
 
 class Settings(Section):
     server: ServerSettings = ServerSettings()
-    models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
+    models: tuple[ModelSettings, ...] = ()
+    repository: RepositorySettings = RepositorySettings()
     capture: CaptureSettings = CaptureSettings()
     timeline: TimelineSettings = TimelineSettings()
     drift: DriftSettings = DriftSettings()
@@ -274,7 +338,47 @@ class Settings(Section):
         seen = [(model.name, model.version) for model in models]
         if twice := sorted({key for key in seen if seen.count(key) > 1}):
             raise ValueError(f"model {twice[0][0]} version {twice[0][1]} is configured twice")
-        return models
+        return tuple(
+            model for name in dict.fromkeys(name for name, _ in seen) for model in _of_one_mind(name, models)
+        )
+
+    @model_validator(mode="after")
+    def _something(self) -> Settings:
+        if not self.models and self.repository.path is None:
+            raise ValueError("there is no model: give [[models]], or repository.path, a folder of them")
+        return self
+
+
+_MODEL_WIDE = ("canary", "canary_key", "version_policy")
+
+
+def _of_one_mind(name: str, models: Sequence[ModelSettings]) -> Sequence[ModelSettings]:
+    """The versions of model `name`, each with what any of them says of them all. Raises ValueError."""
+    versions = [model for model in models if model.name == name]
+    said: dict[str, Any] = {}
+    for key in _MODEL_WIDE:
+        values = [getattr(version, key) for version in versions if key in version.model_fields_set]
+        if any(value != values[0] for value in values):
+            raise ValueError(
+                f"model {name} has more than one {key}, which holds for all its versions: give it once"
+            )
+        if values:
+            said[key] = values[0]
+    check_lineup(name, [version.version for version in versions], said)
+    return [version.model_copy(update=said) for version in versions]
+
+
+def check_lineup(name: str, versions: Sequence[str], said: Mapping[str, Any]) -> None:
+    """Raises ValueError where canaries or policy name a version that is not among `versions`."""
+    policy: VersionPolicySettings | None = said.get("version_policy")
+    for key, named in (
+        ("canary", said.get("canary", {})),
+        ("version_policy", policy.specific if policy else ()),
+    ):
+        if missing := sorted(set(named) - set(versions)):
+            raise ValueError(
+                f"model {name}: {key} names version {missing[0]}, there are {', '.join(versions)}"
+            )
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -283,13 +387,17 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     Relative paths in the file are relative to the file's folder.
     Raises ConfigError naming the key, its value and what is allowed.
     """
+    return resolve(read(path), environ, base=path.parent)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ConfigError."""
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    return resolve(tree, environ, base=path.parent)
 
 
 def resolve(tree: Mapping[str, Any], environ: Mapping[str, str], *, base: Path) -> Settings:
@@ -298,11 +406,18 @@ def resolve(tree: Mapping[str, Any], environ: Mapping[str, str], *, base: Path) 
     for name, text in sorted(environ.items()):
         if name.startswith(ENV_PREFIX):
             _place(merged, name, text)
+    return _anchor(checked(Settings, merged), base)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def checked(section: type[S], tree: Mapping[str, Any]) -> S:
+    """`tree` as a `section`. Raises ConfigError with a sentence for each thing that is wrong."""
     try:
-        settings = Settings.model_validate(merged)
+        return section.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(detail) for detail in error.errors())) from error
-    return _anchor(settings, base)
+        raise ConfigError("; ".join(_sentence(section, detail) for detail in error.errors())) from error
 
 
 def _thaw(node: Any) -> Any:
@@ -339,11 +454,11 @@ _RANGES = {
 }
 
 
-def _sentence(detail: Any) -> str:
+def _sentence(section: type[Section], detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "settings"
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"{key} is not a setting; there are {', '.join(_siblings(detail['loc']))}"
+        return f"{key} is not a setting; there are {', '.join(_siblings(section, detail['loc']))}"
     if kind == "missing":
         return f"{key} is missing and must be given"
     if kind in _RANGES:
@@ -355,9 +470,9 @@ def _sentence(detail: Any) -> str:
     return f"{key}: {reason}"
 
 
-def _siblings(place: Sequence[str | int]) -> list[str]:
+def _siblings(root: type[Section], place: Sequence[str | int]) -> list[str]:
     """Names of the settings that may stand at `place`."""
-    section: Any = Settings
+    section: Any = root
     for part in place[:-1]:
         if isinstance(part, str):
             annotation = section.model_fields[part].annotation
@@ -380,6 +495,7 @@ def _anchor(settings: Settings, base: Path) -> Settings:
         update={
             "server": anchored(settings.server),
             "models": tuple(anchored(model) for model in settings.models),
+            "repository": anchored(settings.repository),
             "drift": anchored(settings.drift),
         }
     )

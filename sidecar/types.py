@@ -5,7 +5,7 @@ Nothing here imports another part, so any part may import this.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -81,13 +81,37 @@ class InferReply:
     outputs: Mapping[str, Tensor]
 
 
+class Batch(Protocol):
+    """Requests that run together, in the order of their rows. Whoever took it answers or fails it, once."""
+
+    @property
+    def requests(self) -> Sequence[InferRequest]: ...
+
+    def answer(self, replies: Sequence[InferReply | Exception]) -> None:
+        """One reply for each request, in their order, or why it has none."""
+
+    def fail(self, error: BaseException) -> None:
+        """The model raised."""
+
+
+class Batches(Protocol):
+    """What waits to be run by a model."""
+
+    def serve(self, run: Callable[[Batch], bool]) -> None:
+        """Give `run` one batch after the other on this thread, until no more will come or `run` returns False: then
+        another thread has taken its place. May be called on several threads, which divide the batches among them.
+        """
+
+
 @dataclass(slots=True)
 class Servable:
     """A loaded model version as the server sees it.
 
-    execute: runs one batch of compatible requests off the event loop, replies in the same order.
-    max_rows: most rows one `execute` may get; 0 where the model has no batch dimension, and then
+    start: begins to run batches on a thread of its own, until there are no more. Called once.
+    max_rows: most rows that a batch may have; 0 where the model has no batch dimension, and then
         every request runs alone.
+    canary: its share of the requests that name no version; None where it is no canary.
+    canary_key: request parameter that is hashed in place of the request's id; "" for none.
     """
 
     name: str
@@ -96,15 +120,58 @@ class Servable:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_rows: int
-    execute: Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
+    start: Callable[[Batches], None]
     ready: bool = False
+    canary: float | None = None
+    canary_key: str = ""
+
+
+def age(version: str) -> tuple[int, str]:
+    """Sorts numbers by size and after every word."""
+    return (int(version), "") if version.isdecimal() else (-1, version)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPolicy:
+    """Which versions are served: `specific` ones, or so many of the `latest`, or where both are empty all."""
+
+    latest: int = 0
+    specific: tuple[str, ...] = ()
+
+    def choose(self, known: Collection[str], canaries: Collection[str] = ()) -> list[str]:
+        """Of `known`, from the lowest to the highest.
+
+        A canary does not count among the latest, and is served beside them: it has no meaning alone.
+        """
+        ordered = sorted(known, key=age)
+        if self.specific:
+            return [version for version in ordered if version in self.specific]
+        steady = [version for version in ordered if version not in canaries]
+        left_out = steady[: -self.latest] if self.latest else []
+        return [version for version in ordered if version not in left_out]
+
+
+@dataclass(frozen=True, slots=True)
+class Lineup:
+    """The versions of one model as its settings are now, which of them are canaries, and which are to be served."""
+
+    versions: tuple[str, ...]
+    canaries: frozenset[str] = frozenset()
+    policy: VersionPolicy = VersionPolicy()
 
 
 class Repository(Protocol):
     """Where versions come from that are loaded while the server runs."""
 
-    def versions(self) -> Mapping[str, Sequence[str]]:
+    @property
+    def refused(self) -> Mapping[tuple[str, str], str]:
+        """Name and version -> why it is not served, though it was to be from the start."""
+
+    async def versions(self) -> Mapping[str, Sequence[str]]:
         """The versions of each model that could be loaded."""
+
+    async def read(self, model: str) -> Lineup:
+        """Look at the settings of `model` anew; `load` then goes by them. Raises LoadError."""
 
     async def load(self, model: str, version: str) -> Servable:
         """Build, warm up and check one version beside whatever runs, without waiting on the event loop.
@@ -119,8 +186,12 @@ class Repository(Protocol):
         """Its last request is answered: stop what `load` started."""
 
 
+MODEL_STATES = ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")
+"""Of a version, in the words of the protocol's RepositoryIndex."""
+
+
 class ServingObserver(Protocol):
-    """Where the server reports what it did. Called on the event loop; must be quick and never raise."""
+    """Where the server reports what it did. Called on any thread; must be quick and never raise."""
 
     def request_started(self, model: str, version: str) -> None: ...
 
@@ -133,6 +204,9 @@ class ServingObserver(Protocol):
         """`queued`: seconds that each of its requests waited. `seconds`: what the batch took from then on."""
 
     def queue_length(self, model: str, version: str, requests: int) -> None: ...
+
+    def model_state(self, model: str, version: str, state: str) -> None:
+        """`state` is one of MODEL_STATES; also called for versions that were not known before."""
 
 
 Site = str

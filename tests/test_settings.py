@@ -6,10 +6,13 @@ import copy
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sidecar import settings
 from sidecar.errors import ConfigError
+from sidecar.types import VersionPolicy
 
 X = {"name": "x", "datatype": "FP32", "shape": [-1, 3]}
 MODEL = {"name": "m", "source": "package.module:factory", "inputs": [X], "outputs": [{**X, "name": "y"}]}
@@ -82,7 +85,7 @@ def test_a_model_is_enough():
             "models.0.outputs.0.datatype is 'FP8': must be one of BOOL, UINT8, UINT16",
         ),
         (model(inputs=[{**X, "shape": [-2]}]), "models.0.inputs.0.shape.0 is -2, must be at least -1"),
-        ({"models": []}, "models: Tuple should have at least 1 item"),
+        ({"models": []}, "settings: there is no model: give [[models]], or repository.path"),
         ({"models": [MODEL, MODEL]}, "models: model m version 1 is configured twice"),
         ({"models": [{**MODEL, "name": None}]}, "models.0.name: Input should be a valid string"),
         (
@@ -100,7 +103,7 @@ def test_a_refusal_names_key_value_and_what_is_allowed(sections, message):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"captur": {}}, "captur is not a setting; there are server, models, capture, timeline, drift"),
+        ({"captur": {}}, "captur is not a setting; there are server, models, repository, capture, timeline"),
         (
             {"capture": {"rate": 1}},
             "capture.rate is not a setting; there are enabled, sample_rate, budget, route_floor, sample_key",
@@ -146,8 +149,62 @@ def test_a_relative_path_lies_in_the_folder_of_the_settings():
     assert resolve(**model(source=None, path="model.onnx")).models[0].path == Path("/etc/sidecar/model.onnx")
 
 
+def versions(**changes):
+    """Settings of versions 1 and 2 of one model; `changes` are those of version 2."""
+    return resolve(models=[MODEL, {**MODEL, "version": "2", **changes}])
+
+
+def test_what_one_version_says_of_the_model_holds_for_all():
+    said = {"canary": {"2": 0.05}, "canary_key": "tenant", "version_policy": {"latest": 1}}
+    for model in versions(**said).models:
+        assert (model.canary, model.canary_key) == ({"2": 0.05}, "tenant")
+        assert model.version_policy.policy == VersionPolicy(latest=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"canary": {"3": 0.1}}, "models: model m: canary names version 3, there are 1, 2"),
+        ({"canary": {"2": 1.1}}, "models.1.canary.2 is 1.1, must be at most 1"),
+        ({"canary": {"1": 0.6, "2": 0.6}}, "models.1.canary: the shares add up to 1.2, must be at most 1"),
+        ({"version_policy": {"specific": [1, 3]}}, "model m: version_policy names version 3, there are 1, 2"),
+        ({"version_policy": {"latest": 0}}, "models.1.version_policy.latest is 0, must be at least 1"),
+        ({"version_policy": {"all": False}}, "give one of all = true, latest = N, or specific"),
+        ({"version_policy": {"all": True, "latest": 1}}, "give one of all = true, latest = N, or specific"),
+    ],
+)
+def test_a_lineup_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ConfigError) as refused:
+        versions(**changes)
+    assert message in str(refused.value)
+
+
+def test_two_versions_that_disagree_about_their_model_are_refused():
+    with pytest.raises(
+        ConfigError, match="model m has more than one canary, which holds for all its versions"
+    ):
+        resolve(models=[{**MODEL, "canary": {"2": 0.1}}, {**MODEL, "version": "2", "canary": {"2": 0.2}}])
+
+
+def test_a_repository_takes_the_place_of_models_and_lies_beside_the_settings():
+    found = settings.resolve({"repository": {"path": "models"}}, {}, base=Path("/etc/sidecar"))
+    assert (found.models, found.repository.path) == ((), Path("/etc/sidecar/models"))
+
+
+@given(
+    st.lists(st.integers(0, 99).map(str), unique=True),
+    st.integers(1, 5),
+    st.sets(st.integers(0, 99).map(str)),
+)
+def test_latest_versions_are_the_highest_that_are_no_canaries_and_every_canary(known, latest, canaries):
+    chosen = VersionPolicy(latest=latest).choose(known, canaries)
+    assert chosen == sorted(chosen, key=int)
+    steady = sorted(set(known) - canaries, key=int)
+    assert set(chosen) == set(steady[-latest:]) | (canaries & set(known))
+
+
 def test_models_must_be_given():
-    with pytest.raises(ConfigError, match="models is missing and must be given"):
+    with pytest.raises(ConfigError, match=r"there is no model: give \[\[models\]\]"):
         settings.resolve({}, {}, base=Path())
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 from sidecar import runtime
-from sidecar.app import observe
 from sidecar.drift import Reference, ReferenceBuilder
 from sidecar.errors import ConfigError
+from sidecar.observation import observe
 from sidecar.runtime import Runtime
 from sidecar.runtime.trial import warm_up
 from sidecar.settings import ModelSettings, Settings

@@ -37,7 +37,8 @@ class Recorder:
     """The state of all taps of one instrumented model.
 
     choose: a request's sample, or None to leave it alone; called on the thread that runs the model.
-    max_rows: rows of the largest batch. slots: sampled requests between two drains.
+    max_rows: rows of the largest batch. shared: several threads run the model, and each may find that another's batch
+        is being observed; where only one does, that batch is stuck. slots: sampled requests between two drains.
     sampled, dropped: requests so far; exported as metrics.
     outputs: keeps what a classifier answers; None of other models.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
@@ -45,11 +46,12 @@ class Recorder:
         once they are drained.
     """
 
-    DROP_REASONS = ("slots", "stuck")
+    DROP_REASONS = ("slots", "stuck", "busy")
 
     def __init__(
         self, choose: Choose, guard: Guard, *,
-        slots: int, max_rows: int, device: torch.device, clock: Clock, outputs: Outputs | None = None,
+        slots: int, max_rows: int, device: torch.device, clock: Clock, shared: bool = False,
+        outputs: Outputs | None = None,
     ) -> None:  # fmt: skip
         self.guard = guard
         self.sampled = 0
@@ -73,6 +75,7 @@ class Recorder:
         self._outputs = outputs
         self._running = threading.Lock()
         self._observing = False
+        self._occupied = "busy" if shared else "stuck"
         self._retired = threading.Event()
         self._retire_wanted = False
         self.open = guard.shield("sampling", self._open, False)
@@ -89,7 +92,7 @@ class Recorder:
         if not any(chosen):
             return False
         if self._observing or not self._running.acquire(timeout=_FLIP_SECONDS):
-            self.dropped["stuck"] += len(chosen) - chosen.count(None)
+            self.dropped[self._occupied] += len(chosen) - chosen.count(None)
             return False
         try:
             self._observing = self._give_slots(requests, chosen, counted=not always)

@@ -70,7 +70,12 @@ def compare(first: Reference, second: Reference) -> list[LayerDifference]:
 
 
 def known(first: NoDrift, second: NoDrift) -> NoDrift:
-    return second if any(map(math.isnan, first.level)) else first
+    """Each number of the first, or of the second where the first does not know it."""
+
+    def either(ours: tuple[float, ...], theirs: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(b if math.isnan(a) else a for a, b in zip(ours, theirs, strict=True))
+
+    return NoDrift(either(first.mean, second.mean), either(first.level, second.level))
 
 
 def by_effect(differences: Sequence[LayerDifference]) -> list[LayerDifference]:

@@ -27,6 +27,9 @@ LEVEL = 0.999
 """Share of windows without drift whose effect stays at or below the no-drift level."""
 
 RESAMPLES = 1_000
+BLOCKS = 64
+_LEAST_BLOCK = 5
+_LEAST_PARTS = 8
 
 _POWER = np.array([1.0, 1.0, 0.5, 0.5, 0.5, 1.0])
 """Divergences fall with the number of requests as a variance does, the others as a standard error does."""
@@ -146,19 +149,27 @@ def measure(
     """Split the reference into two halves of whole chunks a thousand times, and compare the halves.
 
     chunks: `Histogram.signed` and number of requests of consecutive parts; rows: the statistics of every
-    request in order, which are cut into as many blocks. What depends within a chunk stays together, so neighbours that
+    request in order, which are cut into 64 parts. What depends within a part stays together, so neighbours that
     resemble each other count as the few that they are worth. sigma: of all values.
-    Unknown with fewer than four chunks or blocks with requests.
+    With fewer than two parts the mean is unknown, with fewer than eight the level.
     """
-    blocks = [rows.part(part) for part in np.array_split(np.arange(len(rows.weights)), max(len(chunks), 1))]
-    blocks = [block.known() for block in blocks]
-    if len(chunks) < 4 or min(len(block.weights) for block in blocks) < 2:
-        return NoDrift.unknown()
-    half = rng.permuted(np.tile(np.arange(len(chunks)) % 2 == 0, (RESAMPLES, 1)), axis=1).astype(np.float64)
-    of_values = _between_values(cells, chunks, half, sigma)
-    of_rows = _between_rows(blocks, rows.known().scale(), half)
-    scaled = np.concatenate([of_values, of_rows], axis=1)
-    return NoDrift(tuple(scaled.mean(axis=0).tolist()), tuple(np.quantile(scaled, LEVEL, axis=0).tolist()))
+    parts = np.array_split(np.arange(len(rows)), max(min(BLOCKS, len(rows) // _LEAST_BLOCK), 1))
+    blocks = [block for part in parts if len(block := rows.part(part).known()) > 1]
+    scaled = [np.full((1, 4), math.nan), np.full((1, 2), math.nan)]
+    if len(chunks) > 1:
+        scaled[0] = _between_values(cells, chunks, _halves(len(chunks), rng), sigma)
+    if len(blocks) > 1:
+        scaled[1] = _between_rows(blocks, rows.known().scale(), _halves(len(blocks), rng))
+    mean = np.concatenate([one.mean(axis=0) for one in scaled])
+    level = np.concatenate([np.quantile(one, LEVEL, axis=0) for one in scaled])
+    level[np.repeat([len(chunks), len(blocks)], [4, 2]) < _LEAST_PARTS] = math.nan
+    return NoDrift(tuple(mean.tolist()), tuple(level.tolist()))
+
+
+def _halves(parts: int, rng: np.random.Generator) -> Array:
+    """1 for the parts that each resample puts into its first half, else 0, [resamples, parts]."""
+    first = np.tile(np.arange(parts) % 2 == 0, (RESAMPLES, 1))
+    return rng.permuted(first, axis=1).astype(np.float64)
 
 
 def _spread(half: Array, requests: Sequence[int]) -> Array:

@@ -26,12 +26,18 @@ WORST_CHANNELS = 1
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """One model version as exporters see it. timeline and monitor are None while nothing is instrumented."""
+    """One model version as exporters see it.
+
+    load_seconds: what loading, warming up and checking it took. weight_bytes: of its weights in memory.
+    timeline, monitor: None while nothing is instrumented.
+    """
 
     model: str
     version: str
     ready: Callable[[], bool]
     status: Callable[[], TelemetryStatus]
+    load_seconds: float
+    weight_bytes: int
     timeline: Timeline | None
     monitor: DriftMonitor | None
 
@@ -79,7 +85,10 @@ class ActivationCollector(Collector):
         for source in tuple(self._watched):
             labels = (source.model, source.version)
             status = source.status()
-            _telemetry(page, labels, source.ready(), status)
+            page.add(catalogue.MODEL_READY, labels, source.ready())
+            page.add(catalogue.LOAD_SECONDS, labels, source.load_seconds)
+            page.add(catalogue.WEIGHT_BYTES, labels, source.weight_bytes)
+            _telemetry(page, labels, status)
             if source.timeline is None or source.monitor is None:
                 continue
             drift = source.monitor.state()
@@ -141,8 +150,7 @@ class ActivationCollector(Collector):
         page.add(catalogue.CHANNELS, where, tap.channels)
 
 
-def _telemetry(page: _Page, labels: tuple[str, str], ready: bool, status: TelemetryStatus) -> None:
-    page.add(catalogue.MODEL_READY, labels, ready)
+def _telemetry(page: _Page, labels: tuple[str, str], status: TelemetryStatus) -> None:
     page.add(catalogue.INSTRUMENTED, labels, status.instrumented)
     page.add(catalogue.SAMPLE_RATE, labels, status.sample_rate)
     page.add(catalogue.SAMPLED, labels, status.sampled)

@@ -24,7 +24,7 @@ ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 class Metric:
     """One metric family. `name` is what a query says; counters end in `_total`.
 
-    unit: "seconds", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
+    unit: "seconds", "bytes", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
     """
 
     name: str
@@ -52,6 +52,19 @@ BATCH_ROWS = Metric(
 IN_FLIGHT = Metric("sidecar_requests_in_flight", "gauge", "Inference requests being answered now.", MODEL)
 QUEUE_LENGTH = Metric("sidecar_queue_requests", "gauge", "Inference requests waiting for a batch.", MODEL)
 MODEL_READY = Metric("sidecar_model_ready", "gauge", "1 while the model takes requests, else 0.", MODEL)
+MODEL_STATE = Metric(
+    "sidecar_model_state", "gauge",
+    "1 for the state that the version is in, 0 for the others (READY, LOADING, UNLOADING, UNAVAILABLE).",
+    (*MODEL, "state"),
+)  # fmt: skip
+LOAD_SECONDS = Metric(
+    "sidecar_model_load_seconds", "gauge",
+    "What loading, warming up and checking the version took when it was loaded last.", MODEL, "seconds",
+)  # fmt: skip
+WEIGHT_BYTES = Metric(
+    "sidecar_model_weights_bytes", "gauge", "Memory of the version's weights, which both variants share.",
+    MODEL, "bytes",
+)  # fmt: skip
 
 INSTRUMENTED = Metric(
     "sidecar_instrumented", "gauge",
@@ -71,7 +84,7 @@ SAMPLED = Metric(
 )
 DROPPED = Metric(
     "sidecar_dropped_samples_total", "counter",
-    "Requests chosen for observation and not observed, by reason (slots, stuck).", (*MODEL, "reason"),
+    "Requests chosen for observation and not observed, by reason (slots, stuck, busy).", (*MODEL, "reason"),
 )  # fmt: skip
 TELEMETRY_FAILURES = Metric(
     "sidecar_telemetry_failures_total", "counter",

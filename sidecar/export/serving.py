@@ -15,6 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from sidecar.export import catalogue
 from sidecar.export.catalogue import Metric
+from sidecar.types import MODEL_STATES
 
 CODES = (
     "OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED",
@@ -24,7 +25,7 @@ CODES = (
 
 
 class ServingMetrics(Collector):
-    """A `types.ServingObserver`. Every label set of `models` exists from the start, and no other ever does.
+    """A `types.ServingObserver`. Every label set of `models` exists from the start, others once they have a state.
 
     One thread reports; a scrape on another may see a request counted in one family and not yet in the next.
     """
@@ -33,13 +34,17 @@ class ServingMetrics(Collector):
         self._models = {model: _Counts() for model in sorted(models)}
         registry.register(self)
 
+    def _all(self) -> list[tuple[tuple[str, str], _Counts]]:
+        # Another thread may add a version meanwhile.
+        return list(self._models.items())
+
     def describe(self) -> Iterator[Family]:
         """Nothing: the names are the catalogue's, and no two of those are alike."""
         yield from ()
 
     def collect(self) -> Iterator[Family]:
         requests = CounterMetricFamily(**_named(catalogue.REQUESTS))
-        for model, counts in self._models.items():
+        for model, counts in self._all():
             for code, count in counts.requests.items():
                 requests.add_metric((*model, code), count)
         yield requests
@@ -48,17 +53,22 @@ class ServingMetrics(Collector):
         yield self._histogram(catalogue.BATCH_ROWS, lambda counts: counts.rows)
         yield self._gauge(catalogue.IN_FLIGHT, lambda counts: counts.in_flight)
         yield self._gauge(catalogue.QUEUE_LENGTH, lambda counts: counts.queue)
+        states = GaugeMetricFamily(**_named(catalogue.MODEL_STATE))
+        for model, counts in self._all():
+            for state in MODEL_STATES:
+                states.add_metric((*model, state), counts.state == state)
+        yield states
 
     def _histogram(self, metric: Metric, choose: Callable[[_Counts], _Histogram]) -> Family:
         family = HistogramMetricFamily(**_named(metric))
-        for model, counts in self._models.items():
+        for model, counts in self._all():
             histogram = choose(counts)
             family.add_metric(model, histogram.cumulative(), histogram.sum)
         return family
 
     def _gauge(self, metric: Metric, choose: Callable[[_Counts], int]) -> Family:
         family = GaugeMetricFamily(**_named(metric))
-        for model, counts in self._models.items():
+        for model, counts in self._all():
             family.add_metric(model, choose(counts))
         return family
 
@@ -81,6 +91,9 @@ class ServingMetrics(Collector):
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self._models[model, version].queue = requests
+
+    def model_state(self, model: str, version: str, state: str) -> None:
+        self._models.setdefault((model, version), _Counts()).state = state
 
 
 class _Histogram:
@@ -106,7 +119,7 @@ class _Histogram:
 class _Counts:
     """The numbers of one model version."""
 
-    __slots__ = ("in_flight", "queue", "queued", "requests", "rows", "seconds")
+    __slots__ = ("in_flight", "queue", "queued", "requests", "rows", "seconds", "state")
 
     def __init__(self) -> None:
         self.requests = dict.fromkeys(CODES, 0)
@@ -114,6 +127,7 @@ class _Counts:
         self.queued = _Histogram(catalogue.QUEUE_SECONDS.buckets)
         self.rows = _Histogram(catalogue.BATCH_ROWS.buckets)
         self.in_flight = self.queue = 0
+        self.state = "UNAVAILABLE"
 
 
 def _named(metric: Metric) -> dict[str, Any]:

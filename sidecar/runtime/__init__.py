@@ -18,14 +18,21 @@ EXTRAS = {"onnx": "'activation-sidecar[cpu]', or [gpu] for CUDA"}
 
 
 class Runtime(Protocol):
-    """One loaded model version. `plain` and `instrumented` run on the thread that calls."""
+    """One loaded model version. `plain` and `instrumented` run on the thread that calls.
+
+    weight_bytes: of its weights in memory; both variants share them.
+    """
 
     platform: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    weight_bytes: int
 
     def prepare_thread(self) -> None:
         """Called once on a thread before it runs the model."""
+
+    def prepare_instance(self) -> None:
+        """Called after it on each of several threads that run the model at the same time."""
 
     def example(self, rows: int) -> Mapping[str, Tensor]:
         """Valid inputs of a batch of `rows`; the same at each call."""

@@ -1,33 +1,39 @@
-"""Runs batches of one model on a thread of its own, observed or plain, and outlives telemetry that hangs."""
+"""Runs the batches of one model on threads of its own, observed or plain, and outlives telemetry that hangs."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from sidecar.errors import InferenceError
+import torch
+
+from sidecar.errors import Caught, InferenceError, OutOfMemoryError
 from sidecar.runtime import Runtime, concatenate
-from sidecar.runtime.thread import ModelThread
-from sidecar.types import InferReply, InferRequest, Recorder, Tensor
+from sidecar.types import Batch, Batches, InferReply, InferRequest, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
 
 Run = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 # An observed batch is given ten times the usual run before it counts as stuck.
 _USUAL_RUNS = 10
 
 
 class Executor:
-    """`execute` of a Servable.
+    """`start` of a Servable.
 
     recorder: decides batch by batch whether the instrumented variant runs; None to always run the plain one.
     patience: seconds beyond ten usual runs after which an observed batch counts as stuck: its requests are then
-        answered by the plain variant, and nothing is observed until the stuck run returns.
+        answered by the plain variant on a new thread, which takes the place of the old one, and nothing is observed
+        until the stuck run returns.
     usual: seconds that a run is expected to take, until there were runs to learn it from.
+    instances: threads that run batches at the same time. One batch is observed at a time, on whichever of them it
+        comes, because the banks that an observed batch writes have one writer; what else is chosen meanwhile is
+        answered by the plain variant and counted as dropped.
     """
 
     def __init__(
@@ -38,71 +44,115 @@ class Executor:
         *,
         batched: bool,
         usual: float,
+        instances: int = 1,
     ) -> None:
         self.seconds = 0.0
+        self._instances = instances
+        self._opening, self._adding = threading.Lock(), threading.Lock()
         self._runtime = runtime
         self._recorder = recorder
         self._patience = patience
         self._batched = batched
         self._usual = usual
-        self._thread = ModelThread(self._runtime.prepare_thread)
         self._observed: _Observed | None = None
+        self._closed = threading.Event()
 
-    async def execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
-        run = self._thread.run(self._run, requests)
-        if self._recorder is None:
-            return await run
-        while True:
-            done, _ = await asyncio.wait([run], timeout=self._patience + _USUAL_RUNS * self._usual)
-            observed = self._observed if self._observed and self._observed.requests is requests else None
-            if done and (observed is None or run.exception() is None):
-                return run.result()
-            if observed is not None and not done:
-                if not observed.claim():
-                    continue
-                _log.error("an observed batch is stuck; the plain variant answers it")
-                self._thread.close()
-                self._thread = ModelThread(self._runtime.prepare_thread)
-            if observed is not None:
-                # Whatever went wrong may be telemetry's fault; if the model is at fault, it fails again here.
-                return await self._thread.run(self._reply, requests, self._runtime.plain)
+    def start(self, batches: Batches) -> None:
+        """Run all of `batches` until there are no more, on threads of their own."""
+        for _ in range(self._instances):
+            self._begin(batches, None)
+        if self._recorder is not None:
+            _thread("sidecar-watchdog", self._watch, batches)
 
-    def _run(self, requests: Sequence[InferRequest]) -> list[InferReply]:
+    def close(self) -> None:
+        """End what watches the batches; to be called when there are no more."""
+        self._closed.set()
+
+    def _begin(self, batches: Batches, stuck: Batch | None) -> None:
+        _thread("sidecar-model", self._work, batches, stuck)
+
+    def _work(self, batches: Batches, stuck: Batch | None) -> None:
+        self._runtime.prepare_thread()
+        if self._instances > 1:
+            self._runtime.prepare_instance()
+        if stuck is not None:
+            self._run_plain(stuck)
+            # Its requests shall not live on with the thread.
+            del stuck
+        batches.serve(self._run)
+
+    def _run(self, batch: Batch) -> bool:
+        """False: it took so long that another thread answers the batch and has taken the place of this one."""
         recorder = self._recorder
-        if recorder is None or not recorder.open(requests):
-            self._observed = None
-            return self._reply(requests, self._runtime.plain)
-        observed = self._observed = _Observed(requests)
+        if recorder is None or not self._opened(recorder, batch):
+            self._run_plain(batch)
+            return True
+        observed = self._observed = _Observed(batch)
 
-        def instrumented(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-            outputs = self._runtime.instrumented(batch)
+        def instrumented(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            outputs = self._runtime.instrumented(inputs)
             recorder.answered(outputs)
             return outputs
 
-        try:
-            return self._reply(requests, instrumented, observed)
-        finally:
-            recorder.close()
+        replies: list[InferReply] = []
+        with Caught() as caught:
+            try:
+                replies = self._replies(batch.requests, instrumented)
+            finally:
+                # The next to be observed may begin as soon as the recorder is closed.
+                if mine := observed.claim():
+                    self._observed = None
+                recorder.close()
+        if not mine:
+            return False
+        if caught.error is None:
+            self._usual += 0.1 * (observed.seconds() - self._usual)
+            batch.answer(replies)
+        else:
+            # Whatever went wrong may be telemetry's fault; if the model is at fault, it fails again here.
+            self._run_plain(batch)
+        return True
 
-    def _reply(
-        self, requests: Sequence[InferRequest], run: Run, observed: _Observed | None = None
-    ) -> list[InferReply]:
+    def _opened(self, recorder: Recorder, batch: Batch) -> bool:
+        # What decides, and what it decides by, is made for one thread.
+        with self._opening:
+            return recorder.open(batch.requests)
+
+    def _run_plain(self, batch: Batch) -> None:
+        replies: list[InferReply] = []
+        started = time.perf_counter()
+        with Caught() as caught:
+            replies = self._replies(batch.requests, self._runtime.plain)
+        if caught.error is None:
+            self._usual += 0.1 * (time.perf_counter() - started - self._usual)
+            batch.answer(replies)
+        elif isinstance(caught.error, OUT_OF_MEMORY):
+            _log.error("a batch of %d requests found no memory; each runs alone", len(batch.requests))
+            batch.answer([self._alone(request) for request in batch.requests])
+        else:
+            batch.fail(caught.error)
+
+    def _alone(self, request: InferRequest) -> InferReply | Exception:
+        with Caught() as caught:
+            return self._replies([request], self._runtime.plain)[0]
+        if isinstance(caught.error, OUT_OF_MEMORY):
+            return OutOfMemoryError("the model finds no memory for this request; send fewer rows")
+        _log.error("a request that ran alone failed", exc_info=caught.error)
+        return InferenceError("the model failed")
+
+    def _replies(self, requests: Sequence[InferRequest], run: Run) -> list[InferReply]:
         started = time.perf_counter()
         try:
             outputs = run(concatenate([request.inputs for request in requests]))
         finally:
-            took = time.perf_counter() - started
-            self.seconds += took
-        replies = self._split(requests, outputs)
-        # A run that came back after it was abandoned says nothing about how long runs take.
-        if observed is None or observed.claim():
-            self._usual += 0.1 * (took - self._usual)
-        return replies
+            with self._adding:
+                self.seconds += time.perf_counter() - started
+        return self._split(requests, outputs)
 
     def _split(self, requests: Sequence[InferRequest], outputs: Mapping[str, Tensor]) -> list[InferReply]:
         if not self._batched:
             return [InferReply(outputs)]
-        rows = sum(request.rows for request in requests)
+        rows = sum([request.rows for request in requests])
         for name, tensor in outputs.items():
             if tensor.array.shape[:1] != (rows,):
                 raise InferenceError(
@@ -110,24 +160,45 @@ class Executor:
                 )
         replies, start = [], 0
         for request in requests:
-            part = slice(start, start + request.rows)
+            end = start + request.rows
             replies.append(
-                InferReply({name: Tensor(t.datatype, t.array[part]) for name, t in outputs.items()})
+                InferReply({name: Tensor(t.datatype, t.array[start:end]) for name, t in outputs.items()})
             )
-            start += request.rows
+            start = end
         return replies
 
-    def close(self) -> None:
-        self._thread.close()
+    def _watch(self, batches: Batches) -> None:
+        """The watchdog's thread. It looks when a batch that began at its last look would count as stuck."""
+        pause = 0.0
+        while not self._closed.wait(pause):
+            pause = allowed = self._patience + _USUAL_RUNS * self._usual
+            observed = self._observed
+            if observed is None:
+                continue
+            if (left := allowed - observed.seconds()) > 0:
+                pause = left
+            elif observed.claim():
+                _log.error("an observed batch is stuck; the plain variant answers it")
+                self._begin(batches, observed.batch)
 
 
 class _Observed:
-    """One observed batch: its thread completes it or the event loop abandons it, whoever claims it first."""
+    """One observed batch: its thread completes it or the watchdog abandons it, whoever claims it first."""
 
-    def __init__(self, requests: Sequence[InferRequest]) -> None:
-        self.requests = requests
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self._started = time.perf_counter()
         self._claimed = threading.Lock()
+
+    def seconds(self) -> float:
+        """How long it has run."""
+        return time.perf_counter() - self._started
 
     def claim(self) -> bool:
         """True for the first caller only."""
         return self._claimed.acquire(blocking=False)
+
+
+def _thread(name: str, target: Callable[..., None], *arguments: object) -> None:
+    """A daemon, so that a model that hangs cannot keep the process from ending."""
+    threading.Thread(target=target, args=arguments, name=name, daemon=True).start()

@@ -9,12 +9,13 @@ import torch
 from sidecar.errors import ConfigError, ModelError
 from sidecar.runtime import onnx_signature
 from sidecar.runtime.examples import example
+from sidecar.runtime.memory import return_freed_memory
 from sidecar.runtime.onnx_external import ELEMENT_TYPES
 from sidecar.runtime.onnx_file import OnnxFile, read
 from sidecar.runtime.onnx_graph import Graph
 from sidecar.runtime.onnx_points import tap_points
 from sidecar.runtime.onnx_session import Engine, Session
-from sidecar.runtime.onnx_variants import return_freed_memory, shape_of, shapes, variants
+from sidecar.runtime.onnx_variants import shape_of, shapes, variants
 from sidecar.settings import ModelSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
@@ -29,6 +30,10 @@ class OnnxRuntime:
             raise ConfigError("runtime onnx needs path, an ONNX file")
         if settings.trust or settings.compile:
             raise ConfigError("trust and compile belong to runtime torch; runtime onnx needs neither")
+        if settings.instances > 1 and settings.device != "cpu":
+            raise ConfigError(
+                "instances above 1 need device cpu with runtime onnx: its session has one stream"
+            )
         for tensor in (*settings.inputs, *settings.outputs):
             if tensor.datatype not in ELEMENT_TYPES:
                 raise ModelError(
@@ -44,6 +49,7 @@ class OnnxRuntime:
         )
         self._file: OnnxFile | None = file
         self._graph = Graph(file.outline, file.weights)
+        self.weight_bytes = sum(values.nbytes for values in file.weights.values())
         self._outputs = [spec.name for spec in self.outputs]
         self._plain = self._engine.session(file.graph, file.weights, self._engine.options())
         self._instrumented = self._plain
@@ -52,6 +58,9 @@ class OnnxRuntime:
 
     def prepare_thread(self) -> None:
         """Nothing: sessions have threads of their own."""
+
+    def prepare_instance(self) -> None:
+        """Nothing either: a session may run on several threads at once."""
 
     def example(self, rows: int) -> dict[str, Tensor]:
         return example(self.inputs, rows, batched=self._batched)

@@ -6,7 +6,6 @@ variants compute different things. So the graph is optimised first, and what is 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -121,10 +120,3 @@ def _uncover(optimised: ModelProto, graph: Graph, name: str) -> bool:
 
 def _operators(model: ModelProto) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
-
-
-def return_freed_memory() -> None:
-    """To the system: glibc would keep what sessions freed while they were made, twice the weights and more."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

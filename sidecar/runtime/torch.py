@@ -77,6 +77,7 @@ class TorchRuntime:
         self._positional = len(self.inputs)
         self._copy: Callable[[], nn.Module] = lambda: share(self._model)
         self._model = self._load(settings)
+        self.weight_bytes = _bytes(self._model)
         self._plain = self._instrumented = self._variant(self._model)
 
     def _load(self, settings: ModelSettings) -> nn.Module:
@@ -119,6 +120,14 @@ class TorchRuntime:
 
     def prepare_thread(self) -> None:
         torch.set_num_threads(self._settings.threads or _USUAL_THREADS)
+
+    def prepare_instance(self) -> None:
+        """A stream of its own on a GPU, or batches would follow one another there. Not yet run on a device."""
+        if self._device.type == "cuda":
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            # The weights came on the default stream.
+            stream.wait_stream(torch.cuda.default_stream(self._device))
+            torch.cuda.set_stream(stream)
 
     def example(self, rows: int) -> dict[str, Tensor]:
         return example(self.inputs, rows, batched=self._settings.batching.max_rows > 0)
@@ -199,6 +208,12 @@ class TorchRuntime:
         if tensor.dtype != _TORCH_DTYPES[spec.datatype]:
             raise InferenceError(f"output {spec.name} is {tensor.dtype}, configured as {spec.datatype}")
         return tensor
+
+
+def _bytes(model: nn.Module) -> int:
+    """Of all parameters and buffers; those that share storage count once."""
+    storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _specs(tensors: Sequence[TensorSettings]) -> tuple[TensorSpec, ...]:

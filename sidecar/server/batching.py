@@ -8,44 +8,125 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
-from sidecar.errors import ExpiredError, InferenceError, NotReadyError, OverloadedError
+from sidecar.errors import (
+    Caught,
+    ExpiredError,
+    InferenceError,
+    NotReadyError,
+    OverloadedError,
+)
 from sidecar.settings import BatchingSettings
 from sidecar.types import Clock, InferReply, InferRequest, Servable, ServingObserver
 
 logger = logging.getLogger("sidecar.server")
 
-Kind = tuple[tuple[str, tuple[int, ...]], ...]
+Kind = tuple[Any, ...]
 """Datatype and trailing shape of every input. Only requests of one kind can share a batch."""
 
+RESTART_SECONDS = 1.0
+"""A model whose thread failed in a way that nobody foresaw is not ready for so long."""
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    request: InferRequest
-    reply: asyncio.Future[InferReply]
-    since: float
+Done = Callable[[InferReply | BaseException], None]
+"""Gets the reply to a request, or why there is none, on the thread that the model runs on. Must be quick."""
+
+
+class Waiting:
+    """A request from the moment it is queued until `done` is called, or `Batcher.withdraw` says that it will not be."""
+
+    __slots__ = ("_claim", "bytes", "done", "kind", "request", "since")
+
+    def __init__(self, request: InferRequest, done: Done, since: float) -> None:
+        self.request = request
+        self.done = done
+        self.since = since
+        self.kind: Kind = tuple(
+            [(tensor.datatype, tensor.array.shape[1:]) for tensor in request.inputs.values()]
+        )
+        self.bytes = sum([tensor.array.nbytes for tensor in request.inputs.values()])
+        self._claim = threading.Lock()
 
     @property
     def turn(self) -> tuple[int, float]:
         return self.request.priority, self.since
 
+    @property
+    def settled(self) -> bool:
+        return self._claim.locked()
 
-class _Lane(deque[_Waiting]):
+    def claim(self) -> bool:
+        """True for the first caller only, who says what becomes of it."""
+        return self._claim.acquire(blocking=False)
+
+    def settle(self, outcome: InferReply | BaseException) -> None:
+        if self.claim():
+            self.done(outcome)
+
+
+class _Lane(deque[Waiting]):
     """Waiting requests of one kind, the most urgent and then the oldest first, and the sum of their rows."""
 
     rows = 0
 
 
+class Batch:
+    """See `types.Batch`."""
+
+    def __init__(self, batcher: Batcher, waiting: Sequence[Waiting], started: float) -> None:
+        self.requests = [one.request for one in waiting]
+        self._batcher = batcher
+        self._waiting = waiting
+        self._started = started
+        self._over = False
+
+    def answer(self, replies: Sequence[InferReply | Exception]) -> None:
+        """Give each request its reply; fails where there are not as many."""
+        if len(replies) == len(self._waiting):
+            self._settle(replies, failed=not any(isinstance(one, InferReply) for one in replies))
+        else:
+            self.fail(RuntimeError(f"{len(replies)} replies to {len(self._waiting)} requests"))
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the log why, and the clients that the model failed."""
+        servable = self._batcher.servable
+        logger.error("model %s version %s failed", servable.name, servable.version, exc_info=error)
+        self._settle([self._failure()] * len(self._waiting), failed=True)
+
+    def abort(self) -> None:
+        """Whatever should have answered it went wrong: nobody shall wait for that."""
+        for waiting in self._waiting:
+            with Caught():
+                waiting.settle(self._failure())
+        self._end()
+
+    def _settle(self, outcomes: Sequence[InferReply | Exception], *, failed: bool) -> None:
+        # Counted first, so that a client which has its reply finds it so.
+        self._batcher.report(self._waiting, self._started, failed=failed)
+        for waiting, outcome in zip(self._waiting, outcomes, strict=True):
+            waiting.settle(outcome)
+        self._end()
+
+    def _failure(self) -> InferenceError:
+        return InferenceError(f"model {self._batcher.servable.name!r} failed")
+
+    def _end(self) -> None:
+        if not self._over:
+            self._over = True
+            self._batcher.finished()
+
+
 class Batcher:
-    """Queue and batches of one model version. Lives on one event loop.
+    """Queue of one model version, filled on any thread and emptied by the model's own: a `types.Batches`.
 
     servable.max_rows bounds a batch; 0 makes every request run alone.
     clock: monotonic seconds, on the same scale as `InferRequest.deadline`.
+    failures: batches that failed since the last one which did not.
     """
 
     def __init__(
@@ -58,130 +139,239 @@ class Batcher:
         self.servable = servable
         self.priority_levels = settings.priority_levels
         self._max_rows = servable.max_rows or 1
+        self._preferred = sorted(rows for rows in settings.preferred_rows if rows <= self._max_rows)
+        self._company = self._preferred[0] if self._preferred else self._max_rows
         self._max_delay = settings.max_delay_ms / 1000
         self._max_waiting = settings.queue_requests
+        self._max_bytes = settings.queue_bytes
         self._observer = observer
         self._clock = clock
+        self._changed = threading.Condition(threading.Lock())
         self._lanes: dict[Kind, _Lane] = {}
-        self._waiting = 0
-        self._full = asyncio.Event()
-        self._worker: asyncio.Task[None] | None = None
-        self._closed = False
+        self._waiting = self._waiting_rows = self._waiting_bytes = self._running = 0
+        self._row_seconds = 0.0  # a batch's time over its rows, smoothed; 0 until one has run
+        self._enough = 0  # rows of one kind that wake the model's thread; 0 while it does not wait
+        self._idle = True  # nothing has run yet, so that the first request waits for company too
+        self._started = self._closed = False
+        self._drained: list[Callable[[], None]] = []
+        self._turn, self._reporting = threading.Lock(), threading.Lock()
+        self.failures = 0
 
-    async def submit(self, request: InferRequest) -> InferReply:
-        """Wait for the reply to `request`.
+    def enqueue(self, request: InferRequest, done: Done) -> Waiting:
+        """Have `done` called with what becomes of `request`. May be called on any thread.
 
-        Cancelling the caller takes a request that still waits out of the queue.
-        Raises OverloadedError (queue full), ExpiredError (deadline passed before it ran), InferenceError
-        (the model raised) or NotReadyError (closed).
+        `done` may get an ExpiredError (the deadline passed before it ran) or an InferenceError (the model raised).
+        Raises OverloadedError (queue full) or NotReadyError (closed), and then does not call it.
         """
-        if self._closed:
-            raise NotReadyError(f"model {self.servable.name!r} is stopping, try another server")
+        waiting = Waiting(request, done, self._clock())
+        with self._changed:
+            if self._closed:
+                raise NotReadyError(f"model {self.servable.name!r} is stopping, try another server")
+            self._admit(waiting)
+            lane = self._lanes.get(waiting.kind)
+            if lane is None:
+                lane = self._lanes[waiting.kind] = _Lane()
+            _queue(lane, waiting)
+            lane.rows += request.rows
+            self._waiting += 1
+            self._waiting_bytes += waiting.bytes
+            self._waiting_rows += request.rows
+            self._report_queue()
+            if 0 < self._enough <= lane.rows:
+                self._changed.notify()
+            if not self._started:
+                self._started = True
+                self.servable.start(self)
+        return waiting
+
+    def _admit(self, waiting: Waiting) -> None:
+        """Refuse what finds no room, and what the queue before it leaves no time for."""
+        name = self.servable.name
+        ahead = self._waiting_rows * self._row_seconds
         if self._waiting >= self._max_waiting:
             raise OverloadedError(
-                f"{self._waiting} requests wait for model {self.servable.name!r}, the most allowed; try later"
+                f"{self._waiting} requests wait for model {name!r}, the most allowed; try later", ahead
             )
-        kind = tuple((tensor.datatype, tensor.array.shape[1:]) for tensor in request.inputs.values())
-        waiting = _Waiting(request, asyncio.get_running_loop().create_future(), self._clock())
-        lane = self._lanes.get(kind)
-        if lane is None:
-            lane = self._lanes[kind] = _Lane()
-        _queue(lane, waiting)
-        lane.rows += request.rows
-        self._waiting += 1
-        self._report_queue()
-        if lane.rows >= self._max_rows:
-            self._full.set()
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work(), name=f"batches of {self.servable.name}")
-        try:
-            return await waiting.reply
-        except asyncio.CancelledError:
-            if waiting in lane:
+        if self._waiting and self._waiting_bytes + waiting.bytes > self._max_bytes:
+            raise OverloadedError(
+                f"{self._waiting_bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later",
+                ahead,
+            )
+        deadline = waiting.request.deadline
+        # With priorities what waits need not be ahead of it, and then nobody can tell.
+        if (
+            deadline is not None
+            and not self.priority_levels
+            and waiting.since < deadline < waiting.since + ahead
+        ):
+            raise OverloadedError(
+                f"what waits for model {name!r} takes longer than the request's deadline allows", ahead
+            )
+
+    def withdraw(self, waiting: Waiting) -> bool:
+        """True: its `done` will not be called, and if it still waits, it never runs. False: that came too late."""
+        if not waiting.claim():
+            return False
+        with self._changed:
+            lane = self._lanes.get(waiting.kind)
+            if lane is not None and waiting in lane:
                 lane.remove(waiting)
-                self._left(kind, lane, waiting)
+                self._left(lane, waiting)
                 self._report_queue()
+                self._tell_if_drained()
+        return True
+
+    async def submit(self, request: InferRequest) -> InferReply:
+        """Wait for the reply to `request` on an event loop; raises what `enqueue` raises and `done` gets.
+
+        Cancelling the caller withdraws it.
+        """
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[InferReply] = loop.create_future()
+
+        def done(outcome: InferReply | BaseException) -> None:
+            # A loop that was closed has nobody left who waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, reply, outcome)
+
+        waiting = self.enqueue(request, done)
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            self.withdraw(waiting)
             raise
 
     async def close(self) -> None:
-        """Take no more requests, answer those that wait."""
-        self._closed = True
-        self._full.set()
-        if self._worker is not None:
-            await self._worker
+        """Take no more requests, and wait until those that were taken are answered."""
+        loop = asyncio.get_running_loop()
+        drained: asyncio.Future[None] = loop.create_future()
 
-    async def _work(self) -> None:
-        await self._company()
-        while self._lanes:
-            if batch := self._take():
-                await self._run(batch)
-        self._full.clear()
+        def tell() -> None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, drained, None)
 
-    async def _company(self) -> None:
-        if self._full.is_set() or not self._max_delay:
-            return
-        timer = asyncio.get_running_loop().call_later(self._max_delay, self._full.set)
-        await self._full.wait()
-        timer.cancel()
+        with self._changed:
+            self._closed = True
+            self._drained.append(tell)
+            self._changed.notify_all()
+            self._tell_if_drained()
+        await drained
 
-    def _take(self) -> list[_Waiting]:
-        """The next batch: from the lane whose head comes first, as many as fit, without those that expired."""
-        kind, lane = min(self._lanes.items(), key=lambda item: item[1][0].turn)
-        now = self._clock()
-        batch: list[_Waiting] = []
-        room = self._max_rows
+    def serve(self, run: Callable[[Batch], bool]) -> None:
+        """See `types.Batches`. An error that `run` did not handle costs its batch and a pause, during which the model
+        is not ready.
+        """
+        while (batch := self._next()) is not None:
+            more = True
+            with Caught() as caught:
+                more = run(batch)
+            if caught.error is not None:
+                self._recover(batch, caught.error)
+            del batch  # what it holds shall not live on while the thread waits
+            if not more:
+                return
+
+    def _recover(self, batch: Batch, error: BaseException) -> None:
+        servable = self.servable
+        logger.critical("the thread of %s failed and starts again", servable.name, exc_info=error)
+        servable.ready = False
+        batch.abort()
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, RESTART_SECONDS)
+            servable.ready = not self._closed
+
+    def _next(self) -> Batch | None:
+        """The next batch for one of several threads: the others wait for their turn to wait for company."""
+        with self._turn:
+            return self._take()
+
+    def _take(self) -> Batch | None:
+        """Wait for the next batch; None when closed and empty."""
+        while True:
+            with self._changed:
+                if self._idle or not self._lanes:
+                    self._idle = False
+                    self._wait_for(1, None)
+                    if self._max_delay:
+                        self._wait_for(self._company, self._max_delay)
+                if not self._lanes:
+                    if self._closed:
+                        return None
+                    continue
+                now = self._clock()
+                waiting, expired = self._choose(now)
+                self._running += 1
+                self._report_queue()
+            for late in expired:
+                late.settle(ExpiredError("the deadline passed while the request waited"))
+            if waiting:
+                return Batch(self, waiting, now)
+            self.finished()
+
+    def report(self, waiting: Sequence[Waiting], started: float, *, failed: bool) -> None:
+        """A batch has run."""
+        rows = sum([one.request.rows for one in waiting])
+        queued = [started - one.since for one in waiting]
+        name, version = self.servable.name, self.servable.version
+        with self._reporting:
+            seconds = self._clock() - started
+            self.failures = self.failures + 1 if failed else 0
+            if not failed:
+                usual = self._row_seconds or seconds / rows
+                self._row_seconds = usual + 0.1 * (seconds / rows - usual)
+            self._observer.batch_finished(name, version, rows, queued, seconds, failed)
+
+    def finished(self) -> None:
+        """What was taken last has been answered."""
+        with self._changed:
+            self._running -= 1
+            self._tell_if_drained()
+
+    def _wait_for(self, rows: int, seconds: float | None) -> None:
+        """Until so many rows of one kind wait, the batcher is closed, or the time is over."""
+        self._enough = rows
+        self._changed.wait_for(
+            lambda: self._closed or any(lane.rows >= rows for lane in self._lanes.values()), seconds
+        )
+        self._enough = 0
+
+    def _choose(self, now: float) -> tuple[list[Waiting], list[Waiting]]:
+        """The next batch, from the lane whose head comes first as many as fit, and those found to have expired."""
+        lane = min(self._lanes.values(), key=lambda lane: lane[0].turn)
+        batch: list[Waiting] = []
+        expired: list[Waiting] = []
+        room = max((rows for rows in self._preferred if rows <= lane.rows), default=self._max_rows)
         while lane and (lane[0].request.rows <= room or not batch):
             waiting = lane.popleft()
-            self._left(kind, lane, waiting)
-            if waiting.reply.done():
+            self._left(lane, waiting)
+            if waiting.settled:
                 continue
             deadline = waiting.request.deadline
             if deadline is not None and deadline <= now:
-                waiting.reply.set_exception(ExpiredError("the deadline passed while the request waited"))
+                expired.append(waiting)
                 continue
             batch.append(waiting)
             room -= waiting.request.rows
-        self._report_queue()
-        return batch
+        return batch, expired
 
-    async def _run(self, batch: Sequence[_Waiting]) -> None:
-        requests = [waiting.request for waiting in batch]
-        started = self._clock()
-        servable = self.servable
-        with _Failure() as failure:
-            for waiting, reply in zip(batch, await self._execute(requests), strict=True):
-                if not waiting.reply.done():
-                    waiting.reply.set_result(reply)
-        if failure.error is not None:
-            logger.error(
-                "model %s version %s failed", servable.name, servable.version, exc_info=failure.error
-            )
-            for waiting in batch:
-                if not waiting.reply.done():
-                    waiting.reply.set_exception(InferenceError(f"model {servable.name!r} failed"))
-        rows = sum(request.rows for request in requests)
-        queued = [started - waiting.since for waiting in batch]
-        took = self._clock() - started
-        failed = failure.error is not None
-        self._observer.batch_finished(servable.name, servable.version, rows, queued, took, failed)
-
-    async def _execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
-        replies = await self.servable.execute(requests)
-        if len(replies) != len(requests):
-            raise RuntimeError(f"{len(replies)} replies to {len(requests)} requests")
-        return replies
-
-    def _left(self, kind: Kind, lane: _Lane, waiting: _Waiting) -> None:
+    def _left(self, lane: _Lane, waiting: Waiting) -> None:
         lane.rows -= waiting.request.rows
         self._waiting -= 1
+        self._waiting_bytes -= waiting.bytes
+        self._waiting_rows -= waiting.request.rows
         if not lane:
-            del self._lanes[kind]
+            del self._lanes[waiting.kind]
+
+    def _tell_if_drained(self) -> None:
+        if self._closed and not self._lanes and not self._running:
+            while self._drained:
+                self._drained.pop()()
 
     def _report_queue(self) -> None:
         self._observer.queue_length(self.servable.name, self.servable.version, self._waiting)
 
 
-def _queue(lane: _Lane, waiting: _Waiting) -> None:
+def _queue(lane: _Lane, waiting: Waiting) -> None:
     place = len(lane)
     while place and lane[place - 1].request.priority > waiting.request.priority:
         place -= 1
@@ -191,23 +381,10 @@ def _queue(lane: _Lane, waiting: _Waiting) -> None:
         lane.insert(place, waiting)
 
 
-class _Failure:
-    """`with _Failure() as failure:` keeps what is raised inside, so that no kind of it can end the worker.
-
-    error: None while nothing was. A cancellation of the worker itself goes through.
-    """
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-
-    def __enter__(self) -> _Failure:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self.error = error
-        if isinstance(error, asyncio.CancelledError):
-            worker = asyncio.current_task()
-            return worker is not None and not worker.cancelling()
-        return isinstance(error, Exception)
+def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():
+        return  # whoever waited gave up
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

@@ -24,8 +24,17 @@ EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
+Direct = Callable[[Any, "Call"], bool]
+"""Takes a call with one message on the thread that it came on, and answers it on any thread with `respond` or `refuse`.
+
+False: it did not, and the handler of the method does, as a task of the loop. Must be quick and never raise.
+"""
+
+
 class Server(Protocol):
     """What a call needs of its server. All but `spawn` are called on the server's thread."""
+
+    def on_thread(self, function: Callable[[], None], call: Call) -> None: ...
 
     def on_loop(self, function: Callable[[Any], None], event: Any) -> None: ...
 
@@ -33,6 +42,8 @@ class Server(Protocol):
 
     def spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None: ...
 
+
+UNPARSABLE = "the message cannot be parsed"
 
 _CORE_CODES: dict[grpc.StatusCode, Any] = {
     code: getattr(cygrpc.StatusCode, code.name.lower()) for code in grpc.StatusCode
@@ -47,24 +58,27 @@ class Call:
     """A handler's context: what handlers use of grpc.aio.ServicerContext. `event` of the core brought the call.
 
     The core tells the server's thread what became of an operation; all else happens on the loop.
-    given_up: the client is gone, and so no handler need start.
+    given_up: the client is gone, and so no handler need start. give_up: called when that happens, on the server's
+        thread, where a `Direct` has set it.
     """
 
     __slots__ = (
-        "_call", "_code", "_deadline", "_details", "_handler", "_headed", "_left", "_metadata", "_over", "_server",
-        "_trailing", "given_up", "method", "task",
+        "_call", "_code", "_deadline", "_details", "_direct", "_handler", "_headed", "_left", "_metadata", "_over",
+        "_server", "_trailing", "give_up", "given_up", "method", "task",
     )  # fmt: skip
 
     def __init__(self, event: Any, server: Server) -> None:
         self.method: str = event.call_details.method.decode("latin-1")
         self.task: asyncio.Task[None] | None = None
         self.given_up = False
+        self.give_up: Callable[[], None] | None = None
         self._call = event.call
         self._deadline: float = event.call_details.deadline
         self._metadata: Metadata = event.invocation_metadata
         self._server = server
         self._left = 2  # the client's end, and the status
         self._handler: Handler = None
+        self._direct: Direct | None = None
         self._headed = self._over = False
         self._code, self._details = grpc.StatusCode.OK, ""
         self._trailing: Metadata = ()
@@ -109,16 +123,46 @@ class Call:
         if not (await self._batch(*self._head(), send)).success:
             raise asyncio.InvalidStateError("the call is over")
 
-    def receive(self, handler: Handler) -> None:
-        """Wait for the one message of a call with one, then spawn its handler. May be called on any thread."""
-        self._handler = handler
+    def later(self, function: Callable[[], None]) -> None:
+        """Have the server's thread call `function`, which answers this call. May be called on any thread."""
+        self._server.on_thread(function, self)
+
+    def wake(self, tag: Callable[[Any], None]) -> None:
+        """Have the server's thread call `tag` soon: a batch of no operations is over at once."""
+        self._start(tag)
+
+    def respond(self, reply: bytes) -> None:
+        """End the call with its one reply, serialised. May be called on any thread."""
+        self._end(grpc.StatusCode.OK, "", cygrpc.SendMessageOperation(reply, 0))
+
+    def refuse(self, code: grpc.StatusCode, details: str, trailing: Metadata = ()) -> None:
+        """End the call without a reply. May be called on any thread."""
+        self._trailing = trailing
+        self._end(code, details)
+
+    def receive(self, handler: Handler, direct: Direct | None) -> None:
+        """Wait for the one message of a call with one, then give it to `direct` or else to its handler, as a task."""
+        self._handler, self._direct = handler, direct
         self._start(self._received, cygrpc.ReceiveMessageOperation(0))
 
     def _received(self, event: Any) -> None:
-        self._server.on_loop(self._begin, event.batch_operations[0].message())
+        raw = event.batch_operations[0].message()
+        if self._direct is None or raw is None:
+            self._server.on_loop(self._begin, raw)
+            return
+        try:
+            message = _converted(raw, self._handler.request_deserializer)
+        except DecodeError:
+            self.refuse(grpc.StatusCode.INTERNAL, UNPARSABLE)
+            return
+        if not self._direct(message, self):
+            self._server.on_loop(self._begin_parsed, message)
 
     def _begin(self, raw: bytes | None) -> None:
         self._server.spawn(self, self._unary(raw))
+
+    def _begin_parsed(self, message: Any) -> None:
+        self._server.spawn(self, self._handle(message))
 
     async def run(self, handler: Handler) -> None:
         """Do all that a handler does of its own."""
@@ -134,8 +178,10 @@ class Call:
     async def _unary(self, raw: bytes | None) -> None:
         if raw is None:
             await self.abort(grpc.StatusCode.INTERNAL, "no message came")
+        await self._handle(self._parsed(raw))
+
+    async def _handle(self, request: Any) -> None:
         handler = self._handler
-        request = self._parsed(raw)
         if handler.response_streaming:
             await self._stream(handler.unary_stream(request, self))
         else:
@@ -145,7 +191,7 @@ class Call:
         try:
             return _converted(raw, self._handler.request_deserializer)
         except DecodeError as error:
-            self._code, self._details = grpc.StatusCode.INTERNAL, "the message cannot be parsed"
+            self._code, self._details = grpc.StatusCode.INTERNAL, UNPARSABLE
             raise grpc.aio.AbortError from error
 
     async def _messages(self) -> AsyncIterator[Any]:
@@ -180,6 +226,7 @@ class Call:
 
     def _end(self, code: grpc.StatusCode, details: str, *reply: Any) -> None:
         status = cygrpc.SendStatusFromServerOperation(self._trailing, _CORE_CODES[code], details.encode(), 0)
+        # On another thread than the caller's, all that follows may happen before the core returns.
         self._start(self._sent, *self._head(), *reply, status)
         self._over = True
 
@@ -195,7 +242,10 @@ class Call:
 
     def _closed(self, event: Any) -> None:
         if event.batch_operations[0].cancelled():
-            self._server.on_loop(self._cancel, None)
+            if self.give_up is not None:
+                self.give_up()
+            else:
+                self._server.on_loop(self._cancel, None)
         self._leave()
 
     def _cancel(self, _event: None) -> None:

@@ -63,22 +63,22 @@ def decode(
         )
     found: dict[str, Tensor] = {}
     for position, entry in enumerate(message.inputs):
-        spec = specs.get(entry.name)
+        name = entry.name
+        spec = specs.get(name)
         if spec is None:
-            raise InvalidInputError(f"no input {entry.name!r}, the model takes {_names(servable.inputs)}")
-        if entry.name in found:
-            raise InvalidInputError(f"input {entry.name!r} is given twice, must be given once")
+            raise InvalidInputError(f"no input {name!r}, the model takes {_names(servable.inputs)}")
+        if name in found:
+            raise InvalidInputError(f"input {name!r} is given twice, must be given once")
         shape = _checked_shape(entry, spec, servable.max_rows)
         _refuse_shared_memory(entry, "input")
         if not raw:
-            found[entry.name] = Tensor(spec.datatype, _from_contents(entry, spec.datatype, shape))
+            found[name] = Tensor(spec.datatype, _from_contents(entry, spec.datatype, shape))
         elif entry.HasField("contents"):
             raise InvalidInputError(
-                f"input {entry.name!r} has contents beside raw_input_contents, must come one way only"
+                f"input {name!r} has contents beside raw_input_contents, must come one way only"
             )
         else:
-            array = from_raw(raw[position], spec.datatype, shape, f"input {entry.name!r}")
-            found[entry.name] = Tensor(spec.datatype, array)
+            found[name] = Tensor(spec.datatype, from_raw(raw[position], spec.datatype, shape, name))
     if missing := [name for name in specs if name not in found]:
         raise InvalidInputError(
             f"missing input {_quoted(missing)}, the model takes {_names(servable.inputs)}"
@@ -86,9 +86,11 @@ def decode(
     check_requested(message, servable)
     return InferRequest(
         id=id,
-        inputs={name: found[name] for name in specs},
+        inputs=found if len(found) == 1 else {name: found[name] for name in specs},
         rows=_common_rows(found) if servable.max_rows else 1,
-        parameters={name: parameter(name, value) for name, value in message.parameters.items()},
+        parameters={name: parameter(name, value) for name, value in message.parameters.items()}
+        if message.parameters
+        else {},
         deadline=deadline,
     )
 
@@ -147,20 +149,21 @@ def parameter(name: str, value: pb.InferParameter) -> Parameter:
 
 
 def from_raw(raw: bytes, datatype: str, shape: tuple[int, ...], name: str) -> npt.NDArray[Any]:
-    """Little-endian row-major bytes as an array of `shape`; `name` is for messages.
+    """Little-endian row-major bytes as an array of `shape`; `name` is the input's.
 
     Copies only BYTES. Raises InvalidInputError where length or content does not fit.
     """
     count = math.prod(shape)
     if datatype == "BYTES":
-        return _objects(_split(raw, count, name), shape)
+        return _objects(_split(raw, count, f"input {name!r}"), shape)
     dtype = DATATYPES[datatype]
     if len(raw) != count * dtype.itemsize:
         raise InvalidInputError(
-            f"{name} has {len(raw)} bytes, shape {list(shape)} of {datatype} needs {count * dtype.itemsize}"
+            f"input {name!r} has {len(raw)} bytes, "
+            f"shape {list(shape)} of {datatype} needs {count * dtype.itemsize}"
         )
     if datatype == "BOOL" and np.frombuffer(raw, np.uint8).max(initial=0) > 1:
-        raise InvalidInputError(f"{name} has a BOOL byte that is neither 0 nor 1")
+        raise InvalidInputError(f"input {name!r} has a BOOL byte that is neither 0 nor 1")
     return np.frombuffer(raw, dtype).reshape(shape)
 
 
@@ -174,25 +177,35 @@ def to_raw(tensor: Tensor) -> bytes:
 def _checked_shape(
     entry: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, max_rows: int
 ) -> tuple[int, ...]:
-    name = f"input {spec.name!r}"
     if entry.datatype != spec.datatype:
-        raise InvalidInputError(f"{name} has datatype {entry.datatype!r}, must be {spec.datatype}")
+        raise InvalidInputError(
+            f"input {spec.name!r} has datatype {entry.datatype!r}, must be {spec.datatype}"
+        )
     shape = tuple(entry.shape)
     first = 1 if max_rows else 0
-    fits = len(shape) == len(spec.shape) and all(
-        size >= 0 and allowed in (-1, size)
-        for size, allowed in zip(shape[first:], spec.shape[first:], strict=True)
-    )
-    if not fits:
-        allowed_shape = [-1] * first + list(spec.shape[first:])
+    # Most models allow one shape, and comparing that is quick.
+    trailing = shape[first:]
+    if len(shape) != len(spec.shape) or (
+        (trailing != spec.shape[first:] or -1 in trailing) and not _fits(trailing, spec, first)
+    ):
+        allowed = [-1] * first + list(spec.shape[first:])
         raise InvalidInputError(
-            f"{name} has shape {list(shape)}, must be {allowed_shape} where -1 is any size from 0"
+            f"input {spec.name!r} has shape {list(shape)}, must be {allowed} where -1 is any size from 0"
         )
     if max_rows and not 1 <= shape[0] <= max_rows:
-        raise InvalidInputError(f"{name} has {shape[0]} rows, must have 1..{max_rows}")
-    if math.prod(size or 1 for size in shape) > MAX_ELEMENTS:
-        raise InvalidInputError(f"{name} has shape {list(shape)}, must have at most {MAX_ELEMENTS} values")
+        raise InvalidInputError(f"input {spec.name!r} has {shape[0]} rows, must have 1..{max_rows}")
+    if math.prod([size or 1 for size in shape]) > MAX_ELEMENTS:
+        raise InvalidInputError(
+            f"input {spec.name!r} has shape {list(shape)}, must have at most {MAX_ELEMENTS} values"
+        )
     return shape
+
+
+def _fits(trailing: tuple[int, ...], spec: TensorSpec, first: int) -> bool:
+    return all(
+        size >= 0 and allowed in (-1, size)
+        for size, allowed in zip(trailing, spec.shape[first:], strict=True)
+    )
 
 
 def _from_contents(
@@ -244,7 +257,7 @@ def _objects(values: list[bytes], shape: tuple[int, ...]) -> npt.NDArray[Any]:
 
 def _common_rows(inputs: Mapping[str, Tensor]) -> int:
     rows: dict[str, int] = {name: tensor.array.shape[0] for name, tensor in inputs.items()}
-    if len(set(rows.values())) > 1:
+    if len(rows) > 1 and len(set(rows.values())) > 1:
         sizes = ", ".join(f"{name!r} has {size}" for name, size in rows.items())
         raise InvalidInputError(f"all inputs must have the same number of rows: {sizes}")
     return next(iter(rows.values()))

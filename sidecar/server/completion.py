@@ -18,7 +18,10 @@ from typing import Any, NamedTuple
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
 
-from sidecar.server.call import Call, Handler, Metadata
+from sidecar.errors import Caught
+from sidecar.server.call import Call, Direct, Handler, Metadata
+from sidecar.server.security import Authorise
+from sidecar.server.status import code_of, text_of
 
 _log = logging.getLogger("sidecar.server")
 
@@ -27,21 +30,27 @@ _ASKED = 16
 
 
 class CallDetails(NamedTuple):
-    """What an interceptor sees, as grpc.HandlerCallDetails."""
+    """What a generic handler sees, as grpc.HandlerCallDetails."""
 
     method: str
     invocation_metadata: Metadata
 
 
 class CompletionServer:
-    """Runs handlers of generated code as tasks of one event loop, unary and streaming, behind interceptors."""
+    """Runs handlers of generated code as tasks of one event loop, unary and streaming.
+
+    authorise: asked about every call before its message is read; None where everybody may call everything.
+    direct: methods, by path, that are tried without the loop first.
+    """
 
     def __init__(
         self,
-        interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
+        authorise: Authorise | None,
         options: Sequence[tuple[str, Any]],
+        direct: Mapping[str, Direct],
     ) -> None:
-        self._interceptors = interceptors
+        self._authorise = authorise
+        self._direct = direct
         self._core = cygrpc.Server(tuple(options), False)
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
@@ -49,6 +58,8 @@ class CompletionServer:
         self._generic: list[Any] = []
         self._arrived: deque[Any] = deque()
         self._woken = False
+        self._handed: deque[Callable[[], None]] = deque()
+        self._thread_woken = False
         self._calls: set[Call] = set()
         self._stopping = self._core_stopped = self._destroyed = False
         self._closed = asyncio.Event()
@@ -104,9 +115,29 @@ class CompletionServer:
     def _poll(self) -> None:
         """The thread: tells each event to whom it concerns, until the queue is closed and empty."""
         while (event := self._queue.poll()).tag is not None:
-            event.tag(event)
+            with Caught() as caught:
+                event.tag(event)
+            if caught.error is not None:
+                # One call may be lost, and all others go on.
+                _log.critical("an event of the completion queue failed", exc_info=caught.error)
             # It may hold the last reference to a call, for whose end the core waits.
             del event
+
+    def on_thread(self, function: Callable[[], None], call: Call) -> None:
+        """Called on any thread: have the server's, which wakes once for all that came since, call `function`."""
+        self._handed.append(function)
+        if not self._thread_woken:
+            self._thread_woken = True
+            call.wake(self._take_handed)
+
+    def _take_handed(self, _event: Any) -> None:
+        self._thread_woken = False
+        handed = self._handed
+        while handed:
+            with Caught() as caught:
+                handed.popleft()()
+            if caught.error is not None:
+                _log.critical("a call could not be answered", exc_info=caught.error)
 
     def on_loop(self, function: Callable[[Any], None], event: Any) -> None:
         """Called on the thread: have the loop, which wakes once for all that came since, call `function`."""
@@ -157,31 +188,21 @@ class CompletionServer:
         self._ask()
         call = Call(event, self)
         self._calls.add(call)
-        handler = None if self._interceptors else self._handlers.get(call.method)
-        if handler is None or handler.request_streaming:
-            self.on_loop(self._open, call)
-        else:
-            call.receive(handler)
-
-    def _open(self, call: Call) -> None:
-        self.spawn(call, self._decide(call))
-
-    async def _decide(self, call: Call) -> None:
-        handler = await self._handler(CallDetails(call.method, call.invocation_metadata()), 0)
+        metadata = call.invocation_metadata()
+        if self._authorise and (refusal := self._authorise(call.method, metadata)):
+            call.refuse(code_of(refusal), text_of(refusal))
+            return
+        handler = self._handlers.get(call.method)
         if handler is None:
-            await call.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
-        await call.run(handler)
+            handler = self._of_generic(CallDetails(call.method, metadata))
+        if handler is None:
+            call.refuse(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        elif handler.request_streaming:
+            self.on_loop(lambda _: self.spawn(call, call.run(handler)), None)
+        else:
+            call.receive(handler, self._direct.get(call.method))
 
-    async def _handler(self, details: Any, depth: int) -> Handler | None:
-        """What the interceptors from `depth` on make of the call; after the last of them, its method's handler."""
-
-        async def rest(passed: Any) -> Any:
-            return await self._handler(passed, depth + 1)
-
-        if depth < len(self._interceptors):
-            return await self._interceptors[depth].intercept_service(rest, details)
-        if (handler := self._handlers.get(details.method)) is not None:
-            return handler
+    def _of_generic(self, details: CallDetails) -> Handler | None:
         return next((found for one in self._generic if (found := one.service(details)) is not None), None)
 
     def spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
+
+from sidecar.server.security import Authorise, Guard
 
 _log = logging.getLogger("sidecar.server")
 
@@ -20,15 +22,19 @@ def tested() -> bool:
 
 
 def create(
-    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]], options: Sequence[tuple[str, Any]]
+    authorise: Authorise | None, options: Sequence[tuple[str, Any]], direct: Mapping[str, Any] | None = None
 ) -> Any:
-    """A server of the running event loop, that is used like grpc.aio's."""
+    """A server of the running event loop, that is used like grpc.aio's.
+
+    authorise: asked about every call; None where everybody may call everything.
+    direct: methods, by path, that our server need not bring to the loop; see `call.Direct`.
+    """
     if not tested():
         _log.info(
             "grpcio %s was not tested: its own server serves, at about half the speed", grpc.__version__
         )
-        return grpc.aio.server(interceptors=interceptors, options=options)
+        return grpc.aio.server(interceptors=[Guard(authorise)] if authorise else [], options=options)
     # Here, because another grpcio may lack what it imports.
     from sidecar.server.completion import CompletionServer
 
-    return CompletionServer(interceptors, options)
+    return CompletionServer(authorise, options, direct or {})

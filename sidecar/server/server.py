@@ -59,7 +59,9 @@ class Server:
         keys, permit = settings.shared_memory, admin.permit(settings.admin)
         regions = Regions(keys, settings.max_message_bytes) if keys else None
         self._service = InferenceService(self._models, statistics, regions)
-        self._repository = RepositoryService(self._models, repository, batch, permit, self.refresh_health)
+        self._repository = RepositoryService(
+            self._models, repository, batch, permit, self.refresh_health, statistics
+        )
         self._parts = (
             self._service,
             MetadataService(self._models, batching, statistics, shared_memory=regions is not None),
@@ -73,13 +75,14 @@ class Server:
         limit = self._settings.max_message_bytes
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
         self._grpc = listener.create(
-            interceptors=[security.BearerToken(self._token)] if self._token else [],
-            options=[
+            security.BearerToken(self._token).authorise if self._token else None,
+            [
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
                 # Otherwise a second server on the same port starts in silence and takes half the traffic.
                 ("grpc.so_reuseport", 0),
             ],
+            {f"/{SERVICE}/ModelInfer": self._service.infer_directly},
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

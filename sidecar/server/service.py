@@ -16,11 +16,13 @@ import grpc
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import NotReadyError
 from sidecar.server import codec, parameters
+from sidecar.server.batching import Batcher
+from sidecar.server.direct import Call, Inferences
 from sidecar.server.memory import Regions, deliver
 from sidecar.server.models import Models
 from sidecar.server.status import ErrorsAsStatus, code_of
 from sidecar.server.stream import Streams
-from sidecar.types import Clock, Servable, ServingObserver
+from sidecar.types import Clock, InferRequest, Servable, ServingObserver
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -50,6 +52,7 @@ class InferenceService:
         self._regions = regions
         self._clock = clock
         self._new_id = new_id
+        self._inferences = Inferences(models, self._request, observer, clock)
 
     @property
     def ready(self) -> bool:
@@ -76,21 +79,12 @@ class InferenceService:
             await self.streams.answer(messages, context)
 
     async def _infer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        batcher = self._models.find(message.model_name, message.model_version)
+        self._name(message)
+        batcher = self._models.route(message)
         servable = batcher.servable
         with _Observed(self._observer, servable, context, self._clock) as started:
-            if self.stopping or not servable.ready:
-                raise NotReadyError(f"model {servable.name!r} takes no requests now, try again later")
             placements = self._regions.bring(message) if self._regions else {}
-            remaining = context.time_remaining()
-            request = codec.decode(
-                message,
-                servable,
-                id=message.id or self._new_id(),
-                deadline=None if remaining is None else started + remaining,
-            )
-            if request.parameters or batcher.priority_levels:
-                parameters.apply(request, started, batcher.priority_levels)
+            request = self._request(message, batcher, started, context.time_remaining())
             reply = await batcher.submit(request)
             if codec.classes(message):
                 # Ranking takes longer than copying: not on the loop that answers everybody.
@@ -100,6 +94,38 @@ class InferenceService:
             if placements:
                 deliver(placements, response)
             return response
+
+    def _check_ready(self, servable: Servable) -> None:
+        if self.stopping or not servable.ready:
+            raise NotReadyError(f"model {servable.name!r} takes no requests now, try again later")
+
+    def _request(
+        self, message: pb.ModelInferRequest, batcher: Batcher, started: float, remaining: float | None
+    ) -> InferRequest:
+        """`message`, decoded and checked, which came at `started` with `remaining` seconds to its deadline."""
+        self._check_ready(batcher.servable)
+        request = codec.decode(
+            message,
+            batcher.servable,
+            id=message.id,
+            deadline=None if remaining is None else started + remaining,
+        )
+        if request.parameters or batcher.priority_levels:
+            parameters.apply(request, started, batcher.priority_levels)
+        return request
+
+    def infer_directly(self, message: pb.ModelInferRequest, call: Call) -> bool:
+        """ModelInfer without the event loop. False where that cannot be: the reply takes more than a copy."""
+        if self._regions is not None or (message.outputs and codec.classes(message)):
+            return False
+        self._name(message)
+        self._inferences.begin(message, call)
+        return True
+
+    def _name(self, message: pb.ModelInferRequest) -> None:
+        """Give it an id, by which it is routed and sampled, where its client gave none."""
+        if not message.id:
+            message.id = self._new_id()
 
 
 class _Observed:

@@ -49,6 +49,7 @@ class Statistics:
         self._versions: defaultdict[tuple[str, str], _Version] = defaultdict(_Version)
         self.request_started = following.request_started
         self.queue_length = following.queue_length
+        self.model_state = following.model_state
 
     def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
         counts = self._versions[model, version]

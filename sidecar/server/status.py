@@ -18,6 +18,7 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.UnknownModelError: grpc.StatusCode.NOT_FOUND,
     errors.NotReadyError: grpc.StatusCode.UNAVAILABLE,
     errors.OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.OutOfMemoryError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ExpiredError: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.InferenceError: grpc.StatusCode.INTERNAL,
     errors.UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
@@ -48,6 +49,13 @@ def text_of(error: BaseException) -> str:
     return UNFORESEEN
 
 
+def advice_of(error: BaseException) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata for the client: `retry-after-ms` where trying again later is worth it."""
+    if isinstance(error, errors.OverloadedError) and error.retry_after > 0:
+        return (("retry-after-ms", str(max(round(error.retry_after * 1000), 1))),)
+    return ()
+
+
 class ErrorsAsStatus:
     """`async with ErrorsAsStatus(context):` ends the call with the status of whatever is raised inside.
 
@@ -68,4 +76,4 @@ class ErrorsAsStatus:
     ) -> None:
         if not isinstance(error, Exception):
             return  # nothing raised, or the call was cancelled and nobody listens
-        await self._context.abort(code_of(error), text_of(error))
+        await self._context.abort(code_of(error), text_of(error), advice_of(error))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sidecar.app import Model
 from sidecar.baseline.recording import record_baseline
 from sidecar.errors import BaselineError, ConfigError
+from sidecar.model import Model
 
 
 def pixels(rows=70):

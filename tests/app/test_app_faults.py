@@ -120,7 +120,7 @@ async def test_a_drain_that_raises_loses_no_request(serve, configure):
 
 
 async def test_a_judge_that_hangs_loses_no_request(serve, configure, monkeypatch):
-    monkeypatch.setattr("sidecar.app.STOP_SECONDS", 0.1)
+    monkeypatch.setattr("sidecar.model.STOP_SECONDS", 0.1)
     hang = Hang()
     async with serve(configure(capture={"slots": 16})) as client:
         client.model.observation.monitor.observe = hang

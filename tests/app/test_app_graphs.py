@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sidecar import runtime
-from sidecar.app import observe
+from sidecar.observation import observe
 from sidecar.types import InferRequest, Tensor
 from tests.app.factories import Residual
 

@@ -10,8 +10,9 @@ import threading
 import httpx
 import pytest
 
-from sidecar.app import Model, Sidecar
+from sidecar.app import Sidecar
 from sidecar.errors import BaselineError, ConfigError, ModelError
+from sidecar.model import Model
 
 SMALL = {
     "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 3]}],

@@ -11,8 +11,10 @@ import tritonclient.grpc.aio as triton
 from typer.testing import CliRunner
 
 from sidecar import cli, costs, runtime
-from sidecar.app import Model, Sidecar, observe
+from sidecar.app import Sidecar
 from sidecar.errors import ConfigError
+from sidecar.model import Model
+from sidecar.observation import observe
 from sidecar.types import InferRequest, Tensor
 from tests.runtime.exports import BLOCKS, TOKENS, WIDTH, WORDS
 from tests.runtime.graphs import model, node, save, square, value

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from sidecar import runtime
-from sidecar.app import observe
 from sidecar.errors import ModelError
+from sidecar.observation import observe
 from sidecar.types import InferRequest, Tensor
 
 

@@ -148,8 +148,9 @@ async def test_without_admin_nothing_can_be_loaded(serve, configure):
 async def test_a_load_that_outlives_the_server_is_released(two_versions, monkeypatch):
     sidecar = Sidecar(two_versions(), lambda: 0.0)
     await sidecar.start()
+    await sidecar._versions.read("digits")
     servable = await sidecar._versions.load("digits", "2")
     await sidecar._versions.release(servable)
     assert not servable.ready
-    assert [model.key for model in sidecar.models] == [("digits", "1")]
+    assert [model.settings.key for model in sidecar.models] == [("digits", "1")]
     await sidecar.stop()

@@ -189,3 +189,19 @@ def test_a_rare_route_that_is_sampled_more_than_the_rest_looks_like_no_drift(tra
     assert state.judged_requests == 40 * 20
     assert not state.model_alarms
     assert all(abs(layer.effects.mean_shift) < 0.3 for layer in state.layers)
+
+
+def test_a_snapshot_is_the_window_as_a_baseline(watch, taps):
+    watch.traffic.at += 1_000
+    watch.run(40)
+    found = watch.monitor.snapshot()
+    assert (found.model, found.version, found.taps, found.requests) == ("m", "1", taps, 40)
+    assert [sketch.counts.requests for sketch in found.sketches] == [40] * 3
+    assert found.rows.shape == (3, 40, 6)
+    assert found.nodrift == watch.monitor.reference.nodrift
+
+
+def test_without_requests_in_the_window_there_is_no_snapshot(watch):
+    watch.traffic.at += 1_000
+    with pytest.raises(BaselineError, match="no request of m version 1 was observed in the last 60 s"):
+        watch.monitor.snapshot()

@@ -83,12 +83,23 @@ def test_an_empty_window_has_no_effect_sizes(traffic, taps):
     assert (empty.shifted, math.isnan(empty.times_level)) == (-1, True)
 
 
-def test_a_reference_of_three_chunks_tells_no_level():
+def found_with(chunks, requests):
     counts = np.zeros(4097, dtype=np.int64)
-    counts[2100] = 5
-    rows = Weighted(np.random.default_rng(0).normal(size=(30, 5)), np.ones(30))
-    found = measure(Cells.equal_mass(counts), [(counts, 10)] * 3, rows, 1.0, np.random.default_rng(0))
-    assert np.isnan(found.level).all()
+    counts[2100:2140] = 5
+    rows = Weighted(np.random.default_rng(0).normal(size=(requests, 5)), np.ones(requests))
+    return measure(Cells.equal_mass(counts), [(counts, 10)] * chunks, rows, 1.0, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "requests", "mean", "level"),
+    [(1, 9, 0, 0), (2, 10, 6, 0), (7, 39, 6, 0), (8, 40, 6, 6), (2, 400, 6, 2), (8, 0, 4, 4)],
+)
+def test_a_mean_needs_two_parts_and_a_level_eight(chunks, requests, mean, level):
+    found = found_with(chunks, requests)
+    assert [np.count_nonzero(~np.isnan(one)) for one in (found.mean, found.level)] == [mean, level]
+
+
+def test_nothing_is_known_of_an_unknown_reference():
     assert np.isnan(NoDrift.unknown().at(np.ones(6), np.ones(6))).all()
 
 

@@ -115,7 +115,7 @@ def fresh_model():
             inference_seconds=0.0,
             last_drain=0.0,
         )
-        return Watched(name, "1", lambda: False, lambda: status, timeline, monitor)
+        return Watched(name, "1", lambda: False, lambda: status, 1.5, 2048, timeline, monitor)
 
     return fresh
 
@@ -135,7 +135,7 @@ def fixed_model(fresh_model):
 @pytest.fixture(scope="session")
 def plain_model():
     status = TelemetryStatus(False, "taps ['x'] saw nothing in the self-check", inference_seconds=1.5)
-    return Watched("plain", "2", lambda: True, lambda: status, None, None)
+    return Watched("plain", "2", lambda: True, lambda: status, 0.25, 0, None, None)
 
 
 class Exported:

@@ -41,7 +41,7 @@ def served():
 def watched(served_version):
     one, timeline = served_version
     status = TelemetryStatus(True)
-    return Watched(one.model, one.version, lambda: True, lambda: status, timeline, one.monitor)
+    return Watched(one.model, one.version, lambda: True, lambda: status, 1.5, 2048, timeline, one.monitor)
 
 
 def test_the_layer_that_differs_is_named_and_no_other(served):

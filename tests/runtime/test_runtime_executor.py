@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.errors import InferenceError
+from sidecar.errors import InferenceError, OutOfMemoryError
 from sidecar.runtime.executor import Executor
 from sidecar.types import InferRequest, Tensor
 
@@ -72,12 +75,62 @@ class FakeRecorder:
         self.close_seen.set()
 
 
+class FakeBatch:
+    """outcome: replies, or an error."""
+
+    def __init__(self, requests):
+        self.requests = requests
+        self.outcome = Future()
+
+    def answer(self, replies):
+        self.outcome.set_result(replies)
+
+    def fail(self, error):
+        self.outcome.set_exception(error)
+
+
+class FakeBatches:
+    """Batches that a test puts in; None is the last."""
+
+    def __init__(self):
+        self.queue = SimpleQueue()
+
+    def serve(self, run):
+        while (batch := self.queue.get()) is not None:
+            if not run(batch):
+                return
+
+
+class Started:
+    """An executor that runs; a test gives it requests and waits for their replies."""
+
+    def __init__(self, executor):
+        self._executor, self._batches = executor, FakeBatches()
+        executor.start(self._batches)
+
+    def begin(self, requests):
+        batch = FakeBatch(requests)
+        self._batches.queue.put(batch)
+        return batch.outcome
+
+    async def execute(self, requests):
+        return await asyncio.wrap_future(self.begin(requests))
+
+    @property
+    def seconds(self):
+        return self._executor.seconds
+
+    def close(self):
+        self._batches.queue.put(None)
+        self._executor.close()
+
+
 @pytest.fixture
 def parts(request):
     """A runtime, a recorder and an executor, which is patient unless the test asks for a hasty one."""
     runtime, recorder = FakeRuntime(), FakeRecorder()
     patience = getattr(request, "param", 60.0)
-    executor = Executor(runtime, recorder, patience, batched=True, usual=0.0)
+    executor = Started(Executor(runtime, recorder, patience, batched=True, usual=0.0))
     yield runtime, recorder, executor
     runtime.hang.set()
     executor.close()
@@ -98,8 +151,8 @@ def numbers(replies):
 def test_replies_are_each_requests_own_rows(sizes, observed):
     recorder = FakeRecorder()
     recorder.wanted = observed
-    executor = Executor(FakeRuntime(), recorder, 60.0, batched=True, usual=0.0)
-    replies = asyncio.run(executor.execute([request(i, rows) for i, rows in enumerate(sizes)]))
+    executor = Started(Executor(FakeRuntime(), recorder, 60.0, batched=True, usual=0.0))
+    replies = executor.begin([request(i, rows) for i, rows in enumerate(sizes)]).result(60)
     executor.close()
     assert numbers(replies) == [[2 * i] * rows for i, rows in enumerate(sizes)]
     assert recorder.opened == recorder.closed == observed
@@ -115,7 +168,7 @@ async def test_the_model_runs_on_one_prepared_thread_that_is_not_the_event_loops
 
 async def test_without_a_recorder_the_plain_variant_runs():
     runtime = FakeRuntime()
-    executor = Executor(runtime, None, PATIENCE, batched=True, usual=0.0)
+    executor = Started(Executor(runtime, None, PATIENCE, batched=True, usual=0.0))
     assert numbers(await executor.execute([request(1)])) == [[2]]
     assert runtime.observed_threads == []
     executor.close()
@@ -124,7 +177,7 @@ async def test_without_a_recorder_the_plain_variant_runs():
 async def test_without_a_batch_dimension_outputs_are_passed_on_whole():
     runtime = FakeRuntime()
     runtime.answer = lambda x: np.array(7)
-    executor = Executor(runtime, None, PATIENCE, batched=False, usual=0.0)
+    executor = Started(Executor(runtime, None, PATIENCE, batched=False, usual=0.0))
     (reply,) = await executor.execute([request(1)])
     assert reply.outputs["y"].array == 7
     executor.close()
@@ -134,7 +187,7 @@ async def test_without_a_batch_dimension_outputs_are_passed_on_whole():
 async def test_an_output_without_a_row_for_each_row_of_the_batch_is_an_inference_error(answer):
     runtime = FakeRuntime()
     runtime.answer = answer
-    executor = Executor(runtime, None, PATIENCE, batched=True, usual=0.0)
+    executor = Started(Executor(runtime, None, PATIENCE, batched=True, usual=0.0))
     with pytest.raises(InferenceError, match=r"output y has shape .* for a batch of 3 rows"):
         await executor.execute([request(1), request(2, rows=2)])
     executor.close()
@@ -163,6 +216,42 @@ async def test_a_plain_run_that_raises_is_not_repeated(parts):
     with pytest.raises(ValueError, match="model"):
         await executor.execute([request(1)])
     assert len(runtime.plain_threads) == 1
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), torch.OutOfMemoryError("no more")])
+async def test_without_memory_telemetry_is_shed_first_and_then_each_request_runs_alone(parts, failure):
+    runtime, recorder, executor = parts
+
+    def answer(x):
+        if len(x) > 2:
+            raise failure
+        return 2 * x
+
+    runtime.answer = answer
+    small, large, other = await executor.execute([request(1), request(2, rows=3), request(3)])
+    assert numbers([small, other]) == [[2], [6]]
+    assert isinstance(large, OutOfMemoryError)
+    assert len(runtime.observed_threads) == 1
+    runtime.failure = failure
+    assert numbers(await executor.execute([request(4), request(5)])) == [[8], [10]]
+    assert recorder.opened == recorder.closed == 2
+
+
+async def test_a_request_that_fails_alone_is_an_inference_error(parts):
+    runtime, recorder, executor = parts
+    recorder.wanted = False
+    failures = iter([MemoryError(), ValueError("secret"), None])
+
+    def answer(x):
+        if failure := next(failures):
+            raise failure
+        return x
+
+    runtime.answer = answer
+    first, second = await executor.execute([request(1), request(2)])
+    assert isinstance(first, InferenceError)
+    assert "secret" not in str(first)
+    assert numbers([second]) == [[2]]
 
 
 @hasty
@@ -198,7 +287,7 @@ async def test_a_batch_that_hung_and_then_raised_changes_nothing(parts):
 
 async def test_a_model_that_is_usually_slow_is_not_stuck(parts):
     runtime, recorder, _ = parts
-    executor = Executor(runtime, recorder, PATIENCE, batched=True, usual=6.0)
+    executor = Started(Executor(runtime, recorder, PATIENCE, batched=True, usual=6.0))
     runtime.hang.clear()
     running = asyncio.create_task(executor.execute([request(1)]))
     await asyncio.to_thread(runtime.entered.wait, 60)
@@ -237,3 +326,19 @@ async def test_a_batch_that_is_answered_as_its_patience_ends_is_not_answered_twi
     gate.set()
     assert numbers(await running) == [[2]]
     assert runtime.plain_threads == []
+
+
+async def test_a_model_that_never_runs_has_no_thread_and_one_that_ran_leaves_none():
+    def ours():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("sidecar-")}
+
+    before = ours()
+    executor = Executor(FakeRuntime(), FakeRecorder(), PATIENCE, batched=True, usual=0.0)
+    assert ours() == before
+    started = Started(executor)
+    await started.execute([request(1)])
+    assert len(ours() - before) == 2
+    started.close()
+    for thread in ours() - before:
+        await asyncio.to_thread(thread.join, 60)
+    assert ours() == before

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,35 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sidecar.errors import Caught
 from sidecar.server.server import Server
 from sidecar.settings import BatchingSettings, ServerSettings
-from sidecar.types import DATATYPES, InferReply, InferRequest, Repository, Servable, Tensor, TensorSpec
+from sidecar.types import (
+    DATATYPES,
+    Batch,
+    Batches,
+    InferReply,
+    InferRequest,
+    Lineup,
+    Repository,
+    Servable,
+    Tensor,
+    TensorSpec,
+    VersionPolicy,
+)
 
-Execute = Callable[[Sequence[InferRequest]], Awaitable[list[InferReply]]]
+Execute = Callable[[Sequence[InferRequest]], list[InferReply]]
+
+
+class Gate(threading.Event):
+    """An Event for threads, that a coroutine can wait for too."""
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Awaitable, and true when it was set."""
+        return asyncio.to_thread(self.block)
+
+    def block(self) -> None:
+        assert super().wait(60)
 
 
 class Ledger:
@@ -29,7 +54,8 @@ class Ledger:
         self.batches: list[int] = []
         self.queued: list[float] = []
         self.waiting: list[int] = []
-        self.answered = asyncio.Event()
+        self.states: list[tuple[str, str, str]] = []
+        self.answered = Gate()
 
     @property
     def codes(self) -> Counter[str]:
@@ -52,6 +78,9 @@ class Ledger:
     def queue_length(self, model: str, version: str, requests: int) -> None:
         self.waiting.append(requests)
 
+    def model_state(self, model: str, version: str, state: str) -> None:
+        self.states.append((model, version, state))
+
 
 class Model:
     """Echoes inputs as outputs of the same name, and keeps the batches it saw.
@@ -62,18 +91,33 @@ class Model:
 
     def __init__(self) -> None:
         self.batches: list[list[InferRequest]] = []
-        self.gate = asyncio.Event()
+        self.gate = Gate()
         self.gate.set()
-        self.entered = asyncio.Event()
+        self.entered = Gate()
         self.failure: Exception | None = None
 
-    async def execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
+    def execute(self, requests: Sequence[InferRequest]) -> list[InferReply]:
         self.batches.append(list(requests))
         self.entered.set()
-        await self.gate.wait()
+        self.gate.block()
         if self.failure is not None:
             raise self.failure
         return [InferReply(dict(request.inputs)) for request in requests]
+
+
+def running(execute: Execute) -> Callable[[Batches], None]:
+    """`start` of a Servable whose thread gives each batch to `execute`."""
+
+    def run(batch: Batch) -> bool:
+        with Caught() as caught:
+            replies = execute(batch.requests)
+        if caught.error is None:
+            batch.answer(replies)
+        else:
+            batch.fail(caught.error)
+        return True
+
+    return lambda batches: threading.Thread(target=batches.serve, args=(run,), daemon=True).start()
 
 
 def servable(
@@ -85,7 +129,7 @@ def servable(
     name: str = "echo",
 ) -> Servable:
     both = tuple(specs)
-    return Servable(name, version, "python", both, both, max_rows, execute, ready=True)
+    return Servable(name, version, "python", both, both, max_rows, running(execute), ready=True)
 
 
 def every_datatype() -> list[TensorSpec]:
@@ -112,9 +156,15 @@ class Shelf:
         self.gate.set()
         self.entered = asyncio.Event()
         self.failure: Exception | None = None
+        self.refused: dict[tuple[str, str], str] = {}
+        self.canaries: dict[str, float] = {}
+        self.policy = VersionPolicy()
 
-    def versions(self) -> dict[str, Sequence[str]]:
+    async def versions(self) -> dict[str, Sequence[str]]:
         return self._versions
+
+    async def read(self, model: str) -> Lineup:
+        return Lineup(tuple(self._versions[model]), frozenset(self.canaries), self.policy)
 
     async def load(self, model: str, version: str) -> Servable:
         self.entered.set()
@@ -124,6 +174,7 @@ class Shelf:
         self.models.append((version, Model()))
         loaded = servable(self.models[-1][1].execute, self._specs, name=model, version=version)
         loaded.ready = False
+        loaded.canary = self.canaries.get(version)
         return loaded
 
     def serve(self, servable: Servable) -> None:
@@ -190,7 +241,7 @@ def serve(ledger: Ledger, front_end: str) -> Serve:
     ) -> AsyncIterator[str]:
         known = {(one.name, one.version) for one in servables}
         if repository:
-            known |= {(name, one) for name, versions in repository.versions().items() for one in versions}
+            known |= {(name, one) for name, ones in (await repository.versions()).items() for one in ones}
         server = Server(
             ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings}),
             servables,

@@ -22,9 +22,11 @@ NEVER_MS = 10_000  # the settings' longest delay; a test that had to wait for it
 
 @pytest.fixture
 def make_batcher(model, make_servable, ledger):
-    def make(*, max_rows=8, max_delay_ms=0, queue_requests=1024, clock=lambda: 0.0):
+    def make(*, max_rows=8, max_delay_ms=0, queue_requests=1024, clock=lambda: 0.0, **more):
         servable = make_servable(model.execute, SPECS, max_rows=max_rows)
-        limits = BatchingSettings(max_rows=max_rows, max_delay_ms=max_delay_ms, queue_requests=queue_requests)
+        limits = BatchingSettings(
+            max_rows=max_rows, max_delay_ms=max_delay_ms, queue_requests=queue_requests, **more
+        )
         return Batcher(servable, limits, ledger, clock)
 
     return make
@@ -164,16 +166,33 @@ async def test_rows_of_a_cancelled_request_do_not_fill_a_batch(make_batcher, mak
     assert ids(model) == [["0", "2", "3"]]
 
 
-async def test_an_observer_that_raises_against_its_contract_costs_no_reply(
-    make_batcher, make_request, model, ledger, monkeypatch
+async def test_what_goes_wrong_outside_of_the_model_costs_its_batch_and_readiness_for_a_while(
+    *, make_batcher, make_request, model, ledger, monkeypatch, caplog
 ):
+    monkeypatch.setattr("sidecar.server.batching.RESTART_SECONDS", 60)
     batcher = make_batcher()
-    monkeypatch.setattr(ledger, "batch_finished", None)
-    await batcher.submit(make_request(0))
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, "batch_finished", None)
+        with pytest.raises(InferenceError):
+            await batcher.submit(make_request(0))
+    assert not batcher.servable.ready
+    assert "the thread of echo failed and starts again" in caplog.text
+    await batcher.close()
+
+
+async def test_a_model_whose_thread_failed_is_ready_again_and_goes_on(
+    *, make_batcher, make_request, model, ledger, monkeypatch
+):
+    monkeypatch.setattr("sidecar.server.batching.RESTART_SECONDS", 0)
+    batcher = make_batcher()
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, "batch_finished", None)
+        with pytest.raises(InferenceError):
+            await batcher.submit(make_request(0))
     await batcher.submit(make_request(1))
+    assert batcher.servable.ready
     assert ids(model) == [["0"], ["1"]]
-    with pytest.raises(TypeError):
-        await batcher.close()
+    await batcher.close()
 
 
 async def test_a_request_that_does_not_fit_is_not_overtaken_by_a_smaller_one(
@@ -200,9 +219,10 @@ async def test_a_cancelled_request_leaves_the_queue_and_never_runs(make_batcher,
 
 
 async def test_a_request_cancelled_just_before_its_batch_starts_never_runs(make_batcher, make_request, model):
-    batcher = make_batcher()
+    batcher = make_batcher(max_delay_ms=NEVER_MS)
     (leaves,) = await queue_up(batcher, make_request(0))
     leaves.cancel()
+    await asyncio.wait([leaves])
     await batcher.close()
     assert model.batches == []
 
@@ -230,6 +250,55 @@ async def test_a_full_queue_refuses_and_takes_again_when_it_has_room(make_batche
     assert ids(model) == [["0"], ["1"], ["3"]]
 
 
+async def test_more_bytes_than_may_wait_are_refused_but_for_a_request_that_waits_alone(
+    make_batcher, make_request, model
+):
+    batcher = make_batcher(queue_bytes=3 * 16)
+    first = await occupy(batcher, model, make_request(0))
+    waiting = await queue_up(batcher, make_request(1, rows=4))
+    with pytest.raises(OverloadedError, match="64 bytes wait for model 'echo', 48 are allowed"):
+        await batcher.submit(make_request(2))
+    model.gate.set()
+    await asyncio.gather(first, *waiting)
+    await batcher.submit(make_request(3))
+    assert ids(model) == [["0"], ["1"], ["3"]]
+
+
+async def test_a_request_that_what_waits_leaves_no_time_for_is_refused_with_advice(
+    make_batcher, make_request, model
+):
+    now = [100.0]
+    batcher = make_batcher(clock=lambda: now[0])
+    first = await occupy(batcher, model, make_request(0))
+    now[0] = 104.0
+    model.gate.set()
+    await first
+    running = await occupy(batcher, model, make_request(1))
+    waiting = await queue_up(batcher, make_request(2, rows=2))
+    with pytest.raises(OverloadedError, match="longer than the request's deadline allows") as refused:
+        await batcher.submit(make_request(3, deadline=111.0))
+    assert refused.value.retry_after == 8.0
+    waiting += await queue_up(batcher, make_request(4, deadline=113.0))
+    model.gate.set()
+    await asyncio.gather(running, *waiting)
+    assert ids(model) == [["0"], ["1"], ["2", "4"]]
+
+
+async def test_a_batch_is_cut_to_the_largest_preferred_size_that_is_full(make_batcher, make_request, model):
+    batcher = make_batcher(max_rows=8, preferred_rows=(2, 4))
+    first = await occupy(batcher, model, make_request(0))
+    others = await queue_up(batcher, *(make_request(number) for number in range(1, 8)))
+    model.gate.set()
+    await asyncio.gather(first, *others)
+    assert ids(model) == [["0"], ["1", "2", "3", "4"], ["5", "6"], ["7"]]
+
+
+async def test_the_wait_for_company_ends_at_the_smallest_preferred_size(make_batcher, make_request, model):
+    batcher = make_batcher(max_rows=8, max_delay_ms=NEVER_MS, preferred_rows=(3,))
+    await asyncio.gather(*(batcher.submit(make_request(number)) for number in range(3)))
+    assert ids(model) == [["0", "1", "2"]]
+
+
 async def test_a_failing_batch_fails_its_own_requests_only(make_batcher, make_request, model, caplog):
     batcher = make_batcher()
     model.failure = ValueError("inside")
@@ -241,27 +310,10 @@ async def test_a_failing_batch_fails_its_own_requests_only(make_batcher, make_re
 
 
 async def test_a_model_that_answers_too_few_fails_the_batch(make_batcher, make_request, model, caplog):
-    batcher = make_batcher()
-
-    async def nothing(requests):
-        return []
-
-    batcher.servable.execute = nothing
+    model.execute = lambda requests: []
     with pytest.raises(InferenceError):
-        await batcher.submit(make_request(0))
+        await make_batcher().submit(make_request(0))
     assert "0 replies to 1 requests" in caplog.text
-
-
-async def test_a_model_that_raises_before_it_awaits_fails_the_batch(make_batcher, make_request, caplog):
-    batcher = make_batcher()
-
-    def broken(requests):
-        raise OSError("gone")
-
-    batcher.servable.execute = broken
-    with pytest.raises(InferenceError):
-        await batcher.submit(make_request(0))
-    assert "gone" in caplog.text
 
 
 async def test_closing_answers_those_who_wait_and_refuses_the_rest(make_batcher, make_request, model):

@@ -20,7 +20,7 @@ SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 
 def a_model(*specs, max_rows=0):
-    return Servable("m", "1", "python", specs, specs, max_rows, execute=None)  # never executed here
+    return Servable("m", "1", "python", specs, specs, max_rows, start=None)  # never executed here
 
 
 @st.composite
@@ -87,7 +87,7 @@ def test_raw_contents_of_any_other_length_are_refused(tensor, cut, longer):
     if wrong == raw:
         return
     with pytest.raises(InvalidInputError, match=r"input 'x' (has|ends)"):
-        codec.from_raw(wrong, tensor.datatype, tensor.array.shape, "input 'x'")
+        codec.from_raw(wrong, tensor.datatype, tensor.array.shape, "x")
 
 
 @st.composite
@@ -125,7 +125,7 @@ def test_whatever_a_message_says_it_is_a_request_of_the_right_form_or_an_invalid
 
 def test_raw_contents_are_viewed_not_copied():
     raw = np.arange(6, dtype=np.float32).tobytes()
-    array = codec.from_raw(raw, "FP32", (2, 3), "input 'x'")
+    array = codec.from_raw(raw, "FP32", (2, 3), "x")
     assert np.shares_memory(array, np.frombuffer(raw, np.uint8))
 
 
@@ -337,12 +337,12 @@ def test_half_precision_without_raw_contents_is_refused(datatype):
 )
 def test_bytes_that_are_not_lengths_and_values_are_refused(raw, text):
     with pytest.raises(InvalidInputError, match=text):
-        codec.from_raw(raw, "BYTES", (2,), "input 'x'")
+        codec.from_raw(raw, "BYTES", (2,), "x")
 
 
 def test_a_bool_that_is_neither_0_nor_1_is_refused():
     with pytest.raises(InvalidInputError, match="neither 0 nor 1"):
-        codec.from_raw(b"\0\1\2", "BOOL", (3,), "input 'x'")
+        codec.from_raw(b"\0\1\2", "BOOL", (3,), "x")
 
 
 @pytest.mark.parametrize("shape", [[2**31, 2**31, 2**31], [2**62, 4, 0], [2**31, 1, 1]])

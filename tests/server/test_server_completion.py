@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
+from sidecar.errors import ForbiddenError
 from sidecar.server import listener
 from sidecar.server.completion import CompletionServer
 
@@ -105,7 +107,7 @@ async def echo():
 
 @pytest.fixture
 async def server(echo):
-    server = CompletionServer(interceptors=[], options=[])
+    server = CompletionServer(None, [], {})
     server.add_registered_method_handlers("test.Echo", echo.handlers())
     server.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -160,7 +162,7 @@ async def test_a_message_that_cannot_be_parsed_is_refused_without_running_anythi
             echo.one, request_deserializer=health_pb2.HealthCheckRequest.FromString
         )
     }
-    server = CompletionServer([], [])
+    server = CompletionServer(None, [], {})
     server.add_registered_method_handlers("test.Echo", handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -262,28 +264,100 @@ async def test_stopping_twice_is_stopping_once(server):
     await asyncio.gather(server.stop(5.0), server.stop(5.0))
 
 
-async def test_an_interceptor_decides_before_the_message_is_read(echo):
-    class Gatekeeper(grpc.aio.ServerInterceptor):
-        async def intercept_service(self, continuation, details):
-            if dict(details.invocation_metadata).get("key") == "right":
-                return await continuation(details)
-            return grpc.unary_unary_rpc_method_handler(refuse)
+async def test_a_call_that_is_not_authorised_is_refused_before_its_message_is_read(echo):
+    def authorise(method, metadata):
+        return None if dict(metadata).get("key") == "right" else ForbiddenError(f"no {method}")
 
-    async def refuse(request, context):
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
-
-    server = CompletionServer(interceptors=[Gatekeeper()], options=[])
+    server = CompletionServer(authorise, [], {ECHO + "wait": None})
     server.add_registered_method_handlers("test.Echo", echo.handlers())
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         one = channel.unary_unary(ECHO + "one")
         assert await one(b"a", metadata=(("key", "right"),)) == b"a"
-        with pytest.raises(grpc.aio.AioRpcError, match="no"):
-            await one(b"b")
-        assert await channel.stream_unary(ECHO + "join")(iter([b"a"]), metadata=(("key", "right"),)) == b"a"
+        for call in (one(b"b"), channel.stream_unary(ECHO + "join")(iter([b"b"]))):
+            with pytest.raises(grpc.aio.AioRpcError, match=r"no /test\.Echo/") as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     await server.stop(5.0)
     assert echo.seen == [b"a"]
+
+
+class Directly:
+    """A `call.Direct` that answers on a thread of its own what begins with "d", and leaves the rest.
+
+    given_up: the client of a call went away.
+    """
+
+    def __init__(self) -> None:
+        self.given_up, self.taken, self.calls = threading.Event(), threading.Event(), []
+
+    def __call__(self, message, call):
+        if not message.startswith(b"d"):
+            return False
+        self.calls.append(call)
+        if message == b"dbroken":
+            call.later(lambda: (call.refuse(grpc.StatusCode.INTERNAL, "late"), 1 / 0))
+        elif message == b"draises":
+            call.refuse(grpc.StatusCode.INTERNAL, "early")
+            raise ValueError("against the contract")
+        elif message == b"dwait":
+            call.give_up = lambda: (call.refuse(grpc.StatusCode.CANCELLED, ""), self.given_up.set())
+            self.taken.set()
+        elif message == b"dno":
+            threading.Thread(target=call.refuse, args=(grpc.StatusCode.NOT_FOUND, "none")).start()
+        else:
+            threading.Thread(target=call.respond, args=(message.upper(),)).start()
+        return True
+
+
+@pytest.fixture
+async def directly(echo):
+    direct = Directly()
+    server = CompletionServer(None, [], {ECHO + "one": direct})
+    server.add_registered_method_handlers("test.Echo", echo.handlers())
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield direct, channel.unary_unary(ECHO + "one"), server
+    await server.stop(5.0)
+    assert not server._calls
+
+
+async def test_a_call_may_be_answered_on_any_thread_without_the_loop(directly, echo):
+    _, one, _ = directly
+    assert await asyncio.gather(*(one(b"d%d" % number) for number in range(100))) == [
+        b"D%d" % number for number in range(100)
+    ]
+    with pytest.raises(grpc.aio.AioRpcError, match="none") as refused:
+        await one(b"dno")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert echo.seen == []
+
+
+@pytest.mark.parametrize("message", [b"dbroken", b"draises"])
+async def test_what_fails_on_the_servers_thread_leaves_all_other_calls_alone(directly, message, caplog):
+    _, one, _ = directly
+    with pytest.raises(grpc.aio.AioRpcError):
+        await one(message)
+    assert await one(b"d") == b"D"
+    assert "CRITICAL" in caplog.text
+
+
+async def test_a_call_that_is_not_taken_directly_goes_to_its_handler(directly, echo):
+    direct, one, _ = directly
+    assert await one(b"other") == b"other"
+    assert (direct.calls, echo.seen) == ([], [b"other"])
+
+
+async def test_who_took_a_call_directly_learns_that_its_client_is_gone(directly):
+    direct, one, _ = directly
+    call = one(b"dwait")
+    waiting = asyncio.ensure_future(call)
+    await asyncio.to_thread(direct.taken.wait, 60)
+    call.cancel()
+    assert await asyncio.to_thread(direct.given_up.wait, 60)
+    await asyncio.wait([waiting])
 
 
 async def test_many_calls_at_once_each_get_their_own_reply(channel):
@@ -295,7 +369,7 @@ async def test_many_calls_at_once_each_get_their_own_reply(channel):
 @pytest.mark.parametrize(("version", "kind"), [("1.85.1", CompletionServer), ("1.86.0", grpc.aio.Server)])
 async def test_any_version_of_grpcio_but_those_tested_is_served_by_grpc_aio(monkeypatch, version, kind):
     monkeypatch.setattr(grpc, "__version__", version)
-    assert isinstance(listener.create([], []), kind)
+    assert isinstance(listener.create(None, []), kind)
 
 
 def test_the_pinned_grpcio_is_a_tested_one():
@@ -304,6 +378,6 @@ def test_the_pinned_grpcio_is_a_tested_one():
 
 
 async def test_a_port_that_is_taken_is_an_error(server):
-    second = CompletionServer(interceptors=[], options=[("grpc.so_reuseport", 0)])
+    second = CompletionServer(None, [("grpc.so_reuseport", 0)], {})
     with pytest.raises(RuntimeError, match="cannot listen"):
         second.add_insecure_port(f"127.0.0.1:{server.port}")

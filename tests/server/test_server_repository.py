@@ -16,7 +16,8 @@ from tritonclient.utils import InferenceServerException
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from sidecar.errors import InvalidInputError, LoadError, UnsupportedError
-from sidecar.server.repository import chosen_versions
+from sidecar.server.repository import asked_policy, chosen_versions
+from sidecar.types import Lineup, VersionPolicy
 
 
 @pytest.fixture
@@ -258,12 +259,14 @@ async def test_kserves_form_of_a_load_is_understood_and_answered(serve, shelf):
     assert (unloaded.model_name, unloaded.isUnloaded) == ("other", True)
 
 
-def config(text):
-    return {"config": pb.ModelRepositoryParameter(string_param=text)}
+def chosen(known, text, canaries=()):
+    parameters = {} if text is None else {"config": pb.ModelRepositoryParameter(string_param=text)}
+    lineup = Lineup(tuple(known), frozenset(canaries), VersionPolicy(latest=1))
+    return list(chosen_versions(lineup, asked_policy(parameters)))
 
 
 @pytest.mark.parametrize(
-    ("kind", "chosen"),
+    ("kind", "versions"),
     [
         ({"all": {}}, ["beta", "9", "10"]),
         ({"latest": {}}, ["10"]),
@@ -272,20 +275,42 @@ def config(text):
         ({"specific": {"versions": ["beta", 9, "9"]}}, ["beta", "9"]),
     ],
 )
-def test_a_policy_chooses_versions(kind, chosen):
-    assert list(chosen_versions(["10", "9", "beta"], config(policy(**kind)))) == chosen
+def test_a_policy_chooses_versions(kind, versions):
+    assert chosen(["10", "9", "beta"], policy(**kind)) == versions
+
+
+def test_without_a_policy_the_models_own_chooses():
+    assert chosen(["10", "9", "beta"], None) == ["10"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "versions"),
+    [
+        ({"latest": {}}, ["2", "3"]),
+        ({"latest": {"num_versions": 2}}, ["1", "2", "3"]),
+        ({"specific": {"versions": ["1"]}}, ["1"]),
+        ({"all": {}}, ["1", "2", "3"]),
+    ],
+)
+def test_a_canary_is_served_beside_the_latest_and_is_none_of_them(kind, versions):
+    assert chosen(["1", "2", "3"], policy(**kind), canaries=["3"]) == versions
 
 
 @pytest.mark.parametrize("text", ['{"max_batch_size": 4}', '{"max_batch_size": {"a": 1}}'])
 def test_other_configuration_is_refused(text):
     with pytest.raises((UnsupportedError, InvalidInputError), match="version_policy"):
-        chosen_versions(["1"], config(text))
+        chosen(["1"], text)
 
 
-@pytest.mark.parametrize("versions", [["7"], [], ["1", "7"]])
-def test_versions_that_are_not_configured_are_named(versions):
-    with pytest.raises(InvalidInputError, match="are asked for, configured are '1'"):
-        chosen_versions(["1"], config(policy(specific={"versions": versions})))
+@pytest.mark.parametrize("versions", [["7"], ["1", "7"]])
+def test_versions_that_are_not_there_are_named(versions):
+    with pytest.raises(InvalidInputError, match="are asked for, there are '1'"):
+        chosen(["1"], policy(specific={"versions": versions}))
+
+
+def test_a_policy_that_names_no_version_is_refused():
+    with pytest.raises(InvalidInputError, match="config names no version"):
+        chosen(["1"], policy(specific={"versions": []}))
 
 
 JSON = st.recursive(
@@ -304,8 +329,40 @@ JSON = st.recursive(
 @given(st.text(max_size=20) | JSON.map(json.dumps))
 def test_whatever_stands_in_a_config_it_chooses_known_versions_or_is_refused(text):
     try:
-        chosen = chosen_versions(["1", "2"], config(text))
+        versions = chosen(["1", "2"], text)
     except (InvalidInputError, UnsupportedError):
         return
-    assert chosen
-    assert set(chosen) <= {"1", "2"}
+    assert versions
+    assert set(versions) <= {"1", "2"}
+
+
+async def test_the_observer_is_told_each_state_and_that_a_served_version_stays_ready(serve, shelf, ledger):
+    async with serve(repository=shelf, admin=True) as address:
+        client = tritonclient.grpc.aio.InferenceServerClient(address)
+        only = policy(specific={"versions": ["1"]})
+        await client.load_model("echo", config=only)
+        await client.load_model("echo", config=only)
+        shelf.failure = LoadError("no")
+        with pytest.raises(InferenceServerException):
+            await client.load_model("echo", config=only)
+        await client.unload_model("echo")
+    told = [state for _, version, state in ledger.states if version == "1"]
+    changes = [state for state, before in zip(told, [None, *told], strict=False) if state != before]
+    assert changes == ["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
+
+
+async def test_a_version_that_was_refused_at_the_start_says_why_in_the_index(serve, shelf):
+    shelf.refused["echo", "2"] = "it failed its self-check"
+    async with serve(repository=shelf, admin=True) as address:
+        client = tritonclient.grpc.aio.InferenceServerClient(address)
+        assert (await states(client))["echo", "2"] == ("UNAVAILABLE", "it failed its self-check")
+
+
+async def test_what_is_served_can_be_unloaded_when_it_is_gone_from_the_repository(serve, shelf):
+    async with serve(repository=shelf, admin=True) as address:
+        client = tritonclient.grpc.aio.InferenceServerClient(address)
+        await client.load_model("other")
+        shelf._versions = {}
+        assert await states(client) == {("other", "1"): ("READY", "")}
+        await client.unload_model("other")
+        assert await states(client) == {}

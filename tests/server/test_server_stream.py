@@ -106,7 +106,7 @@ async def test_requests_of_one_stream_share_batches(*, serve, model, make_servab
             await asyncio.sleep(0)
         model.gate.set()
         assert [reply.infer_response.id async for reply in stream] == list("abcde")
-    assert len(model.batches) == 2
+    assert len(model.batches) <= 2
 
 
 async def test_a_stream_reads_no_further_than_its_limit_ahead_of_its_replies(

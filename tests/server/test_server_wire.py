@@ -262,7 +262,7 @@ async def test_a_message_over_the_limit_is_refused(serve, model, make_servable):
 
 
 async def test_a_reply_over_the_limit_is_refused(serve, make_servable, fp32_spec):
-    async def execute(requests):
+    def execute(requests):
         return [InferReply({"fp32": Tensor("FP32", np.zeros((1, 1000), np.float32))}) for _ in requests]
 
     async with (

@@ -1,0 +1,114 @@
+"""ModelInfer without the event loop: the thread that takes a call queues its request, the model's thread answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Protocol
+
+import grpc
+
+from sidecar._pb import open_inference_pb2 as pb
+from sidecar.server import wire
+from sidecar.server.batching import Batcher
+from sidecar.server.models import Models
+from sidecar.server.status import advice_of, code_of, text_of
+from sidecar.types import Clock, InferReply, InferRequest, ServingObserver
+
+Prepare = Callable[[pb.ModelInferRequest, Batcher, float, float | None], InferRequest]
+"""The request of a message for a batcher, when it came (`clock` seconds) and how many seconds it has. May raise."""
+
+
+class Call(Protocol):
+    """What of `call.Call` is needed here."""
+
+    give_up: Callable[[], None] | None
+
+    def time_remaining(self) -> float | None: ...
+
+    def respond(self, reply: bytes) -> None: ...
+
+    def later(self, function: Callable[[], None]) -> None: ...
+
+    def refuse(
+        self, code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()
+    ) -> None: ...
+
+
+class Inferences:
+    """Begins one inference for each message. clock: monotonic seconds, the batchers' own."""
+
+    def __init__(self, models: Models, prepare: Prepare, observer: ServingObserver, clock: Clock) -> None:
+        self.models = models
+        self.prepare = prepare
+        self.observer = observer
+        self.clock = clock
+
+    def begin(self, message: pb.ModelInferRequest, call: Call) -> None:
+        """Never raises: what goes wrong becomes the status of the call."""
+        inference = _Inference(self, message, call)
+        with inference:
+            inference.begin()
+
+
+class _Inference:
+    """One request. Whatever is raised inside of `with inference:` ends its call with the status for that."""
+
+    __slots__ = ("_batcher", "_call", "_id", "_message", "_shared", "_started", "_waiting")
+
+    def __init__(self, shared: Inferences, message: pb.ModelInferRequest, call: Call) -> None:
+        self._shared = shared
+        self._message = message
+        self._call = call
+        self._batcher: Batcher | None = None
+
+    def begin(self) -> None:
+        shared, message = self._shared, self._message
+        # Until the request is queued, the version that was found for it must not be closed.
+        with shared.models.admission:
+            batcher = shared.models.route(message)
+            self._started = shared.clock()
+            shared.observer.request_started(batcher.servable.name, batcher.servable.version)
+            self._batcher = batcher
+            request = shared.prepare(message, batcher, self._started, self._call.time_remaining())
+            self._id = request.id
+            self._waiting = batcher.enqueue(request, self._done)
+        self._call.give_up = self._give_up
+
+    def _done(self, outcome: InferReply | BaseException) -> None:
+        self._call.later(lambda: self._answer(outcome))
+
+    def _answer(self, outcome: InferReply | BaseException) -> None:
+        with self:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            assert self._batcher is not None
+            self._call.respond(wire.serialise(outcome, self._message, self._batcher.servable, id=self._id))
+            self._report("OK")
+
+    def _give_up(self) -> None:
+        if self._batcher is not None and self._batcher.withdraw(self._waiting):
+            code = (
+                grpc.StatusCode.DEADLINE_EXCEEDED
+                if self._call.time_remaining() == 0
+                else grpc.StatusCode.CANCELLED
+            )
+            self._report(code.name)
+            self._call.refuse(code, "nobody waits")
+
+    def _report(self, code: str) -> None:
+        if self._batcher is not None:
+            servable, seconds = self._batcher.servable, self._shared.clock() - self._started
+            self._shared.observer.request_finished(servable.name, servable.version, code, seconds)
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[True]:
+        if error is not None:
+            code = code_of(error)
+            self._report(code.name)
+            self._call.refuse(code, text_of(error), advice_of(error))
+        return True
