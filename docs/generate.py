@@ -49,6 +49,7 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
 | `kind` | `nan`, `+inf` or `-inf`; of a cause `numeric`, `mix` or `covariate` |
 | `format` | a number format: `float16`, `bfloat16`, `e4m3` or `e5m2` |
+| `setting` | settings of `[server]` that name the files |
 | `rank` | 1 for the channel that moved most |
 | `reason`, `part` | see the metric |
 
@@ -89,7 +90,8 @@ to its folder. A key that does not exist, or a value that is not allowed, ends t
 and what is allowed; `sidecar check --config sidecar.toml` tells without serving.
 
 Whatever a client can reach beyond this machine must be guarded: a host other than loopback is refused unless
-`tls_certificate`, `tls_key` and `token_file` are set, or `insecure = true` says that something else guards the port.
+`tls_certificate`, `tls_key` and `token_file` or `token` are set, or `insecure = true` says that something else guards
+the port. [Security](security.md) says what guards against what.
 """
 
 CONFIGURATION_HEAD = "| key | default | allowed | meaning |\n|---|---|---|---|\n"

@@ -10,9 +10,10 @@ from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
+from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
 from sidecar.model import STOP_SECONDS, Model
-from sidecar.server.security import bearer_token
+from sidecar.server.security import Role
 from sidecar.server.server import Server
 from sidecar.settings import Settings
 from sidecar.types import Clock
@@ -40,9 +41,23 @@ class Sidecar:
             self._versions,
             clock,
         )
-        token = bearer_token(settings.server)
-        self._http = HttpServer(application(registry, watched, window, token), settings.server)
+        tokens, certificates = self._grpc.tokens, self._grpc.certificates
+        registry.register(StaleFiles(self._stale))
+        console = application(
+            registry,
+            watched,
+            window,
+            lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+            lambda: [name for name, stale in self._stale().items() if stale],
+            lambda: self._leaving,
+        )
+        self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
+        self._leaving = False
         self.grpc_port = self.http_port = 0
+
+    def _stale(self) -> dict[str, bool]:
+        """Settings that name files -> whether these have changed and cannot be used."""
+        return {one.name: bool(one.problem) for one in self._grpc.files}
 
     @property
     def models(self) -> list[Model]:
@@ -61,8 +76,14 @@ class Sidecar:
             model.start()
         await self._grpc.refresh_health()
 
+    async def leave(self) -> None:
+        """Turn readiness false and go on answering, until `stop`."""
+        self._leaving = True
+        await self._grpc.leave()
+
     async def stop(self) -> None:
         """Finish what is in flight, drain telemetry once more, close the ports."""
+        await self.leave()
         await self._grpc.stop()
         for model in self.models:
             await model.stop()

@@ -19,7 +19,8 @@ from sidecar.export.activations import ActivationCollector
 from sidecar.model import STOP_SECONDS, Model
 from sidecar.runtime.attached import AttachedRuntime
 from sidecar.runtime.modules import first_tensor
-from sidecar.server.security import bearer_token
+from sidecar.server import tls
+from sidecar.server.security import Role, Tokens
 from sidecar.settings import ModelSettings, Settings
 from sidecar.types import Clock, InferRequest
 
@@ -48,8 +49,16 @@ class Attached:
             watched, window = [self._model.watched()], settings.drift.window_seconds
             registry = CollectorRegistry()
             registry.register(ActivationCollector(watched, window, settings.export.max_series))
-            token = bearer_token(settings.server)
-            http = HttpServer(application(registry, watched, window, token), settings.server)
+            tokens, certificates = Tokens(settings.server), tls.certificates(settings.server)
+            console = application(
+                registry,
+                watched,
+                window,
+                lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                lambda: (),
+                lambda: False,
+            )
+            http = HttpServer(console, settings.server, certificates.context() if certificates else None)
             self.port = http.start()
             stack.callback(http.stop, STOP_SECONDS)
             self._watch(module, stack)

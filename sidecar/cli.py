@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sidecar import log
 from sidecar import settings as configuration
 from sidecar.baseline.commands import baseline, compare_replicas
 from sidecar.configured import Configured
@@ -53,9 +53,7 @@ def _load(path: Path | None, repository: Path | None = None) -> Settings:
     if repository is not None:
         environ["SIDECAR_REPOSITORY__PATH"] = str(repository.absolute())
     loaded = configuration.load(path, environ) if path else configuration.resolve({}, environ, base=Path())
-    logging.basicConfig(
-        level=loaded.log.level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log.configure(loaded.log, sys.stderr)
     folders = [path.resolve().parent] if path else []
     if loaded.repository.path and loaded.repository.trust:
         folders.append(loaded.repository.path)
@@ -75,6 +73,8 @@ def _model(loaded: Settings, name: str | None) -> ModelSettings:
 @app.command()
 def serve(config: SomeConfig = None, repository: Repository = None) -> None:
     """Serve the configured models until SIGTERM or SIGINT."""
+    # The core would write lines of its own into the log, of which clients can cause as many as they like.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import uvloop
 
     from sidecar.app import Sidecar
@@ -83,16 +83,29 @@ def serve(config: SomeConfig = None, repository: Repository = None) -> None:
     sidecar = Sidecar(loaded, time.time)
 
     async def run() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        leave, stop = asyncio.Event(), asyncio.Event()
+        loop, server = asyncio.get_running_loop(), loaded.server
+
+        def terminate() -> None:
+            leave.set()
+            loop.call_later(server.shutdown_delay_seconds, stop.set)
+
+        def interrupt() -> None:
+            leave.set()
+            stop.set()
+
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+        loop.add_signal_handler(signal.SIGINT, interrupt)
         await sidecar.start()
-        server = loaded.server
         # One line on standard output, for people and for scripts that chose port 0.
+        host = server.grpc_host
         print(
-            f"sidecar ready: gRPC {server.grpc_host}:{sidecar.grpc_port}, HTTP {server.http_host}:{sidecar.http_port}",
+            f"sidecar ready: gRPC {host if host.startswith('unix:') else f'{host}:{sidecar.grpc_port}'}, "
+            f"HTTP {server.http_host}:{sidecar.http_port}",
             flush=True,
         )
+        await leave.wait()
+        await sidecar.leave()
         await stop.wait()
         await sidecar.stop()
 

@@ -64,6 +64,7 @@ class Model:
             self.executor.start,
             canary=settings.canary.get(settings.version),
             canary_key=settings.canary_key,
+            refuse_nonfinite=settings.refuse_nonfinite,
         )
         self.load_seconds = time.perf_counter() - started
 

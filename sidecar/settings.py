@@ -11,12 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from sidecar.errors import ConfigError
 from sidecar.types import DATATYPES, VersionPolicy
 
 ENV_PREFIX = "SIDECAR_"
+SECRETS = ("SIDECAR_SERVER__TOKEN",)
+"""Variables whose text is taken as it stands, and told to nobody."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,11 +35,12 @@ SharedMemoryKey = Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_-][A-Za-z0-9_.-]{
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
 
-def _is_loopback(host: str) -> bool:
+def _is_local(host: str) -> bool:
+    """Reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.startswith("unix:")
 
 
 class Section(BaseModel):
@@ -37,19 +48,31 @@ class Section(BaseModel):
 
 
 class ServerSettings(Section):
-    """Addresses and limits of the two ports.
+    """Addresses and limits of the ports, and who may call.
 
-    grpc_host: address of the inference service.
+    grpc_host: address of the inference service, or `unix:/path` for a socket of that path.
     grpc_port: its port; 0 takes any free one.
     http_host: address of metrics, health and status.
     http_port: its port; 0 takes any free one.
+    admin_listen: `host:port` or `unix:/path` where admin calls are taken, which grpc_port then refuses; needs admin.
     insecure: allow addresses beyond loopback without TLS and a token, because something else guards them.
-    tls_certificate: PEM file; with tls_key both ports speak TLS only.
+    tls_certificate: PEM file; with tls_key all ports speak TLS only. Read again when it changes, like every file here.
     tls_key: PEM file.
-    token_file: file whose content is the bearer token that every call must carry.
+    tls_client_ca: PEM file; clients must then have a certificate that one of its authorities signed.
+    token: the bearer token that every call must carry; best set as `SIDECAR_SERVER__TOKEN`.
+    token_file: file of bearer tokens, one a line; each of them is good, so that two are while one replaces the other.
+    admin_token_file: the same for admin calls, which the tokens above then do not admit to; it admits to all others.
     reflection: let clients ask the gRPC port what services it has.
     max_message_bytes: largest request and reply; larger ones are refused before they are read whole.
+    max_connections: most connections to one gRPC port; more are closed at once.
+    max_streams: most calls at a time over one connection. A client keeps further ones to itself, and at the limit may
+        still see one refused as UNAVAILABLE: better to be above what queues hold.
+    max_connection_seconds: how long a connection may last before its client is asked to make a new one, so that
+        clients spread over new servers; 0: for ever.
+    min_ping_seconds: how often a client may send keepalive pings; whoever does more is cut off.
     grace_seconds: how long requests in flight may take to finish when the server stops.
+    shutdown_delay_seconds: how long after SIGTERM requests are still taken while readiness is false already: the time
+        in which those who send them look at readiness.
     admin: let clients load and unload versions, register shared memory, and ask to change settings.
     shared_memory: keys of the system shared memory that clients may register; needs admin.
     """
@@ -58,28 +81,64 @@ class ServerSettings(Section):
     grpc_port: Port = 8001
     http_host: str = "127.0.0.1"
     http_port: Port = 8002
+    admin_listen: Annotated[str, Field(pattern=r"^(unix:.+|.+:\d{1,5})$")] | None = None
     insecure: bool = False
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    token: SecretStr | None = None
     token_file: Path | None = None
+    admin_token_file: Path | None = None
     reflection: bool = False
     max_message_bytes: Annotated[int, Field(ge=1024, le=2**31 - 1)] = 64 * 2**20
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    max_streams: Annotated[int, Field(ge=1, le=1_000_000)] = 4096
+    max_connection_seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    min_ping_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 10.0
     grace_seconds: Seconds = 10.0
+    shutdown_delay_seconds: Annotated[float, Field(ge=0, le=3_600)] = 1.0
     admin: bool = False
     shared_memory: tuple[SharedMemoryKey, ...] = ()
+
+    @property
+    def admin_host(self) -> str | None:
+        """The address of `admin_listen` without its port."""
+        listen = self.admin_listen
+        if listen is None or listen.startswith("unix:"):
+            return listen
+        return listen.rpartition(":")[0].strip("[]")
+
+    @field_validator("token")
+    @classmethod
+    def _says_something(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not token.get_secret_value().strip():
+            raise ValueError("must not be empty")
+        return token
 
     @model_validator(mode="after")
     def _closed_to_strangers(self) -> ServerSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key must be given together")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError(
+                "tls_client_ca needs tls_certificate and tls_key: without TLS nobody shows a certificate"
+            )
+        if self.token and self.token_file:
+            raise ValueError("give token or token_file, not both")
         if self.shared_memory and not self.admin:
             raise ValueError("shared_memory can only be registered by admin calls: set admin = true")
-        exposed = [host for host in (self.grpc_host, self.http_host) if not _is_loopback(host)]
-        guarded = self.tls_certificate is not None and self.token_file is not None
+        if self.admin_listen and not self.admin:
+            raise ValueError("admin_listen is where admin calls are taken: set admin = true")
+        exposed = [
+            host
+            for host in (self.grpc_host, self.http_host, self.admin_host)
+            if host is not None and not _is_local(host)
+        ]
+        guarded = self.tls_certificate is not None and (self.token or self.token_file)
         if exposed and not guarded and not self.insecure:
             raise ValueError(
                 f"{exposed[0]} is reachable from other machines: set tls_certificate, tls_key and "
-                "token_file, or insecure = true if something else guards the port"
+                "token_file or token, or insecure = true if something else guards the port"
             )
         return self
 
@@ -177,6 +236,7 @@ class ModelSettings(Section):
     logits: output that holds class logits [rows, classes], from which energy, margin and predicted class are taken;
         by default one that is called "logits", "" for none.
     tolerance: largest |difference| between the outputs of both variants; 0 means bitwise equal.
+    refuse_nonfinite: refuse requests whose inputs hold NaN or an infinity, which are otherwise only counted.
     batching: a table of its own, below.
     """
 
@@ -199,6 +259,7 @@ class ModelSettings(Section):
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     taps: tuple[str, ...] = ()
     tolerance: Annotated[float, Field(ge=0)] = 0.0
+    refuse_nonfinite: bool = False
     baseline: Path | None = None
     logits: str | None = None
     batching: BatchingSettings = BatchingSettings()
@@ -317,9 +378,11 @@ class LogSettings(Section):
     """What is written to standard error.
 
     level: least severe message that is written.
+    format: `console` for people, `json` for programs: one object a line.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
 
 
 class Settings(Section):
@@ -436,7 +499,7 @@ def _place(tree: dict[str, Any], name: str, text: str) -> None:
             raise TypeError
     except (ValueError, IndexError, TypeError):
         raise ConfigError(f"{name} names no setting; the form is SIDECAR_SECTION__KEY") from None
-    node[key] = _value(text)
+    node[key] = text if name in SECRETS else _value(text)
 
 
 def _value(text: str) -> Any:
@@ -465,7 +528,8 @@ def _sentence(section: type[Section], detail: Any) -> str:
         bound, words = _RANGES[kind]
         return f"{key} is {detail['input']!r}, must be {words} {context[bound]}"
     reason = str(detail["msg"]).removeprefix("Value error, ")
-    if isinstance(detail["input"], str | int | float | bool):
+    secret = f"{ENV_PREFIX}{'__'.join(map(str, detail['loc']))}".upper() in SECRETS
+    if isinstance(detail["input"], str | int | float | bool) and not secret:
         return f"{key} is {detail['input']!r}: {reason}"
     return f"{key}: {reason}"
 

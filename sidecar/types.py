@@ -112,6 +112,7 @@ class Servable:
         every request runs alone.
     canary: its share of the requests that name no version; None where it is no canary.
     canary_key: request parameter that is hashed in place of the request's id; "" for none.
+    refuse_nonfinite: requests whose inputs hold NaN or an infinity are not run.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Servable:
     ready: bool = False
     canary: float | None = None
     canary_key: str = ""
+    refuse_nonfinite: bool = False
 
 
 def age(version: str) -> tuple[int, str]:
@@ -207,6 +209,9 @@ class ServingObserver(Protocol):
 
     def model_state(self, model: str, version: str, state: str) -> None:
         """`state` is one of MODEL_STATES; also called for versions that were not known before."""
+
+    def input_nonfinite(self, model: str, version: str, values: int) -> None:
+        """One input of a request held `values` that are NaN or infinite."""
 
 
 Site = str

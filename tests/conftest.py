@@ -67,3 +67,39 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     folder = tmp_path_factory.mktemp("onnx")
     return cache(lambda name: export(name, folder / f"{name}.onnx"))
+
+
+class Authority:
+    """A certificate authority of the tests' own, in a folder: `issue` makes certificates that it signed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.certificate = folder / "ca.pem"
+        request = "req -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem"
+        self._openssl(f"{request} {_KEY} -addext basicConstraints=critical,CA:TRUE")
+
+    def issue(self, name: str) -> tuple[Path, Path]:
+        """Certificate and key for `localhost` and 127.0.0.1, with `name` as the common name."""
+        self._openssl(f"req -subj /CN={name} -keyout {name}.key -out {name}.csr {_KEY}")
+        (self._folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        signed = f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2"
+        self._openssl(f"{signed} -extfile names -out {name}.pem")
+        return self._folder / f"{name}.pem", self._folder / f"{name}.key"
+
+    def _openssl(self, arguments: str) -> None:
+        subprocess.run(["openssl", *arguments.split()], cwd=self._folder, check=True, capture_output=True)
+
+
+_KEY = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
+
+
+@pytest.fixture(scope="session")
+def make_authority(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Authority]:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl program to make certificates")
+    return lambda: Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def authority(make_authority: Callable[[], Authority]) -> Authority:
+    return make_authority()

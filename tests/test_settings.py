@@ -339,3 +339,45 @@ def test_a_key_of_shared_memory_names_nothing_outside_its_folder(key):
 def test_shared_memory_needs_admin():
     with pytest.raises(ConfigError, match="shared_memory can only be registered by admin calls"):
         resolve(server={"shared_memory": ["/frames"]})
+
+
+@pytest.mark.parametrize("text", ["s3cret", "12345", "True", '"quoted"', "[1]", "a = 1"])
+def test_a_token_in_the_environment_is_taken_as_it_stands(text):
+    found = resolve({"SIDECAR_SERVER__TOKEN": text})
+    assert found.server.token.get_secret_value() == text
+    assert text not in repr(found.server.token)
+    assert text not in found.server.model_dump_json()
+
+
+@pytest.mark.parametrize("token", [" ", ["s3cret"], {"s3cret": 1}, True])
+def test_a_token_that_cannot_be_used_is_refused_without_being_shown(token):
+    with pytest.raises(ConfigError, match=r"server\.token: ") as refused:
+        resolve(server={"token": token})
+    assert "s3cret" not in str(refused.value)
+    assert "True" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ({"token": "a", "token_file": "b"}, "give token or token_file, not both"),
+        ({"tls_client_ca": "ca.pem"}, "tls_client_ca needs tls_certificate and tls_key"),
+        ({"admin_listen": "127.0.0.1:8003"}, "admin_listen is where admin calls are taken: set admin = true"),
+        ({"admin": True, "admin_listen": "0.0.0.0:8003"}, "0.0.0.0 is reachable from other machines"),
+        ({"admin": True, "admin_listen": "[::]:8003"}, ":: is reachable from other machines"),
+        ({"admin": True, "admin_listen": "8003"}, "server.admin_listen is '8003'"),
+        ({"admin": True, "admin_listen": "unix:"}, "server.admin_listen is 'unix:'"),
+        ({"max_streams": 0}, "server.max_streams is 0, must be at least 1"),
+        ({"max_connections": 0}, "server.max_connections is 0, must be at least 1"),
+        ({"min_ping_seconds": 0}, "server.min_ping_seconds is 0, must be at least 0.1"),
+    ],
+)
+def test_a_guard_that_would_not_guard_is_refused(server, message):
+    with pytest.raises(ConfigError) as refused:
+        resolve(server=server)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:8003", "[::1]:8003", "localhost:0", "unix:/run/admin"])
+def test_an_address_of_this_machine_alone_needs_no_further_guard(listen):
+    assert resolve(server={"admin": True, "admin_listen": listen, "grpc_host": "unix:/run/grpc"})

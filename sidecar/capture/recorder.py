@@ -109,19 +109,19 @@ class Recorder:
         sampled = 0
         weights, common = self._weights[self._writing], self._common[self._writing]
         ids, parameters = self._ids[self._writing], self._parameters[self._writing]
+        staged.fill(-1)
         for request, sample in zip(requests, chosen, strict=True):
-            taken = sample is not None and used < self.slots
-            staged[row : row + request.rows] = used if taken else -1
-            if sample and taken:
+            if sample is not None and used < self.slots:
+                staged[row : row + request.rows] = used
                 weights[used], common[used] = sample
                 ids[used], parameters[used] = request.id, request.parameters
-            self.dropped["slots"] += sample is not None and not taken
-            used += taken
-            sampled += taken
+                used += 1
+                sampled += 1
+            elif sample is not None:
+                self.dropped["slots"] += 1
             row += request.rows
         if not sampled:
             return False
-        staged[row:] = -1
         if not self.banks.send(self._staged):
             self.dropped["stuck"] += sampled
             return False

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
@@ -35,9 +34,18 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>activation
 
 
 def application(
-    registry: CollectorRegistry, watched: Sequence[Watched], window_seconds: float, token: bytes | None
+    registry: CollectorRegistry,
+    watched: Sequence[Watched],
+    window_seconds: float,
+    admits: Callable[[bytes | None], bool],
+    stale: Callable[[], Collection[str]],
+    leaving: Callable[[], bool],
 ) -> Starlette:
-    """token: bearer token that all but /livez and /readyz ask for; None asks for none."""
+    """The paths of the port; all but /livez and /readyz ask who is there.
+
+    admits: whether a header `authorization`, or none, is good enough.
+    stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
+    """
 
     def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -47,7 +55,10 @@ def application(
         return PlainTextResponse("ok\n")
 
     def readyz(_: Request) -> Response:
-        """503 until every model takes requests. Telemetry that is off is told, and does not make it unready."""
+        """503 until every model takes requests, and from the moment the server is to stop.
+
+        What else is wrong, telemetry that is off or a new certificate of no use, is told and makes nobody unready.
+        """
         models = [
             {
                 "model": source.model,
@@ -58,8 +69,9 @@ def application(
             }
             for source, telemetry in ((source, source.status()) for source in tuple(watched))
         ]
-        ready = all(model["ready"] for model in models)
-        return JSONResponse({"ready": ready, "models": models}, status_code=200 if ready else 503)
+        ready = not leaving() and all(model["ready"] for model in models)
+        answer = {"ready": ready, "stopping": leaving(), "stale_files": list(stale()), "models": models}
+        return JSONResponse(answer, status_code=200 if ready else 503)
 
     def status(_: Request) -> Response:
         return Response(
@@ -84,26 +96,32 @@ def application(
             Route("/api/v1/status", status),
             *comparison.routes(watched),
         ],
-        middleware=[Middleware(BearerToken, token=token)] if token else [],
+        middleware=[Middleware(Guard, admits=admits)],
     )
 
 
-class BearerToken:
-    """Lets a request through that carries `authorization: Bearer <token>` (RFC 6750, 2.1), or asks for a probe."""
+class Guard:
+    """Lets a request through whose token and certificate are good, or that asks for a probe.
 
-    def __init__(self, app: ASGIApp, token: bytes) -> None:
-        self._app, self._token = app, token
+    A connection without the certificate that others need has `certified` False in its scope's state.
+    """
+
+    def __init__(self, app: ASGIApp, admits: Callable[[bytes | None], bool]) -> None:
+        self._app, self._admits = app, admits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and not self._admits(scope):
-            refusal = "a header `authorization: Bearer <token>` with a valid token is needed\n"
-            await PlainTextResponse(refusal, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        await (self._refusal(scope) or self._app)(scope, receive, send)
 
-    def _admits(self, scope: Scope) -> bool:
-        scheme, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
+    def _refusal(self, scope: Scope) -> Response | None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            return None
+        if not scope.get("state", {}).get("certified", True):
+            return PlainTextResponse("a client certificate is needed\n", 403)
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if self._admits(given[0] if len(given) == 1 else None):
+            return None
+        text = "a header `authorization: Bearer <token>` with a valid token is needed\n"
+        return PlainTextResponse(text, 401, {"www-authenticate": "Bearer"})
 
 
 def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:

@@ -51,6 +51,9 @@ BATCH_ROWS = Metric(
 )
 IN_FLIGHT = Metric("sidecar_requests_in_flight", "gauge", "Inference requests being answered now.", MODEL)
 QUEUE_LENGTH = Metric("sidecar_queue_requests", "gauge", "Inference requests waiting for a batch.", MODEL)
+INPUT_NONFINITE = Metric(
+    "sidecar_input_nonfinite_total", "counter", "NaN and infinite values in the inputs of requests.", MODEL
+)
 MODEL_READY = Metric("sidecar_model_ready", "gauge", "1 while the model takes requests, else 0.", MODEL)
 MODEL_STATE = Metric(
     "sidecar_model_state", "gauge",
@@ -105,6 +108,12 @@ SERIES = Metric("sidecar_series", "gauge", "Time series of activations exported 
 SERIES_DROPPED = Metric(
     "sidecar_series_dropped", "gauge", "Time series left out because export.max_series was reached.", ()
 )
+
+FILES_STALE = Metric(
+    "sidecar_files_stale", "gauge",
+    "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",
+    ("setting",),
+)  # fmt: skip
 
 SILENT = Metric(
     "sidecar_tap_silent",

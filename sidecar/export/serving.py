@@ -58,6 +58,10 @@ class ServingMetrics(Collector):
             for state in MODEL_STATES:
                 states.add_metric((*model, state), counts.state == state)
         yield states
+        nonfinite = CounterMetricFamily(**_named(catalogue.INPUT_NONFINITE))
+        for model, counts in self._all():
+            nonfinite.add_metric(model, counts.nonfinite)
+        yield nonfinite
 
     def _histogram(self, metric: Metric, choose: Callable[[_Counts], _Histogram]) -> Family:
         family = HistogramMetricFamily(**_named(metric))
@@ -95,6 +99,9 @@ class ServingMetrics(Collector):
     def model_state(self, model: str, version: str, state: str) -> None:
         self._models.setdefault((model, version), _Counts()).state = state
 
+    def input_nonfinite(self, model: str, version: str, values: int) -> None:
+        self._models[model, version].nonfinite += values
+
 
 class _Histogram:
     """Counts of values up to each of `bounds`, of those above all, and their sum."""
@@ -119,14 +126,14 @@ class _Histogram:
 class _Counts:
     """The numbers of one model version."""
 
-    __slots__ = ("in_flight", "queue", "queued", "requests", "rows", "seconds", "state")
+    __slots__ = ("in_flight", "nonfinite", "queue", "queued", "requests", "rows", "seconds", "state")
 
     def __init__(self) -> None:
         self.requests = dict.fromkeys(CODES, 0)
         self.seconds = _Histogram(catalogue.REQUEST_SECONDS.buckets)
         self.queued = _Histogram(catalogue.QUEUE_SECONDS.buckets)
         self.rows = _Histogram(catalogue.BATCH_ROWS.buckets)
-        self.in_flight = self.queue = 0
+        self.in_flight = self.queue = self.nonfinite = 0
         self.state = "UNAVAILABLE"
 
 

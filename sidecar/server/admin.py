@@ -45,7 +45,7 @@ class SettingsService:
     async def TraceSetting(
         self, message: pb.TraceSettingRequest, context: Context
     ) -> pb.TraceSettingResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             if message.model_name:
                 self._models.find(message.model_name, "")
             # An empty value takes a setting back to its default, and nothing has left that.
@@ -61,7 +61,7 @@ class SettingsService:
 
     async def LogSettings(self, message: pb.LogSettingsRequest, context: Context) -> pb.LogSettingsResponse:
         now = self._log_settings()
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             asked = {
                 name: getattr(setting, choice)
                 for name, setting in message.settings.items()

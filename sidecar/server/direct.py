@@ -12,7 +12,7 @@ from sidecar._pb import open_inference_pb2 as pb
 from sidecar.server import wire
 from sidecar.server.batching import Batcher
 from sidecar.server.models import Models
-from sidecar.server.status import advice_of, code_of, text_of
+from sidecar.server.status import Metadata, advice_of, code_of, log_failure, text_of
 from sidecar.types import Clock, InferReply, InferRequest, ServingObserver
 
 Prepare = Callable[[pb.ModelInferRequest, Batcher, float, float | None], InferRequest]
@@ -25,6 +25,8 @@ class Call(Protocol):
     give_up: Callable[[], None] | None
 
     def time_remaining(self) -> float | None: ...
+
+    def invocation_metadata(self) -> Metadata: ...
 
     def respond(self, reply: bytes) -> None: ...
 
@@ -110,5 +112,6 @@ class _Inference:
         if error is not None:
             code = code_of(error)
             self._report(code.name)
+            log_failure(error, self._call.invocation_metadata(), self._message)
             self._call.refuse(code, text_of(error), advice_of(error))
         return True

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from sidecar.server.parsing import Parsing
 from sidecar.server.security import Authorise, Guard
 
 _log = logging.getLogger("sidecar.server")
@@ -33,7 +34,8 @@ def create(
         _log.info(
             "grpcio %s was not tested: its own server serves, at about half the speed", grpc.__version__
         )
-        return grpc.aio.server(interceptors=[Guard(authorise)] if authorise else [], options=options)
+        guards = [Guard(authorise)] if authorise else []
+        return grpc.aio.server(interceptors=[*guards, Parsing()], options=options)
     # Here, because another grpcio may lack what it imports.
     from sidecar.server.completion import CompletionServer
 

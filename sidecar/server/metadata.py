@@ -58,7 +58,7 @@ class MetadataService:
     async def ModelMetadata(
         self, message: pb.ModelMetadataRequest, context: Context
     ) -> pb.ModelMetadataResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             servable = self._models.find(message.name, message.version).servable
         return pb.ModelMetadataResponse(
             name=servable.name,
@@ -69,7 +69,7 @@ class MetadataService:
         )
 
     async def ModelConfig(self, message: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             servable = self._models.find(message.name, message.version).servable
         batching = self._batching[servable.name, servable.version]
         return pb.ModelConfigResponse(config=configuration(servable, batching))
@@ -77,7 +77,7 @@ class MetadataService:
     async def ModelStatistics(
         self, message: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             servables = [each.servable for each in self._models.matching(message.name, message.version)]
         return pb.ModelStatisticsResponse(
             model_stats=[self._statistics.message(each.name, each.version) for each in servables]

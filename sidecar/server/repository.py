@@ -63,7 +63,7 @@ class RepositoryService:
         self, message: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
         response = pb.RepositoryIndexResponse()
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             _one_repository(message.repository_name)
             known = {
                 (name, version) for name, versions in (await self._known()).items() for version in versions
@@ -79,7 +79,7 @@ class RepositoryService:
     async def RepositoryModelLoad(
         self, message: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             self._permit()
             repository, name = self._asked(message, await self._known())
             policy = asked_policy(message.parameters)
@@ -89,7 +89,7 @@ class RepositoryService:
     async def RepositoryModelUnload(
         self, message: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             self._permit()
             # What is served can be unloaded though its folder is gone.
             served = {each.servable.name: () for each in self._models}

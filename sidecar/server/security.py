@@ -1,66 +1,120 @@
-"""Who may call: TLS on the port, a bearer token on every method but the health service."""
+"""Who may call what: bearer tokens, and methods that are an operator's."""
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from hashlib import sha256
 from typing import Any
 
 import grpc
 
-from sidecar.errors import ConfigError, RequestError, UnauthenticatedError
-from sidecar.server.status import code_of, text_of
+from sidecar.errors import ConfigError, ForbiddenError, RequestError, UnauthenticatedError
+from sidecar.server.files import FromFiles
+from sidecar.server.status import Metadata, code_of, text_of
 from sidecar.settings import ServerSettings
 
 OPEN_SERVICES = ("/grpc.health.v1.Health/",)
 """Probes of an orchestrator carry no secret, and learn nothing but whether requests are taken."""
 
-Metadata = Iterable[tuple[str, str | bytes]]
+ADMIN_METHODS = frozenset(
+    f"/inference.GRPCInferenceService/{name}"
+    for name in (
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
+        "SystemSharedMemoryStatus",
+        "SystemSharedMemoryRegister",
+        "SystemSharedMemoryUnregister",
+    )
+)
+"""TraceSetting and LogSettings are not among them: they tell, and change nothing for anybody."""
 
 Authorise = Callable[[str, Metadata], RequestError | None]
 """Method path and metadata of a call -> why it is refused, None where it may go on.
 
-Synchronous and quick, because the server on the completion queue asks it on the thread that takes every call.
+Synchronous and quick, so that a server can ask it on whichever thread the call came.
 """
 
 
-def credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    """Certificate and key of `settings`, None without. Raises ConfigError where a file cannot be read."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    key = _read("server.tls_key", settings.tls_key)
-    return grpc.ssl_server_credentials([(key, _read("server.tls_certificate", settings.tls_certificate))])
+class Role(IntEnum):
+    """What a token admits to: each to all of the one before."""
+
+    NOBODY = 0
+    CLIENT = 1
+    ADMIN = 2
 
 
-def bearer_token(settings: ServerSettings) -> bytes | None:
-    """The secret in `token_file`, white space around it removed; None without such a setting.
+class Tokens:
+    """The tokens of the settings, the file's as `refresh` finds them.
 
-    Raises ConfigError where the file cannot be read or is empty.
+    Kept and compared as hashes: all of one length, so that comparing takes the same time whatever was sent.
+    Raises ConfigError where a file cannot be read or has none.
     """
-    if settings.token_file is None:
-        return None
-    token = _read("server.token_file", settings.token_file).strip()
-    if not token:
-        raise ConfigError(f"server.token_file {settings.token_file} is empty, must hold the token")
-    return token
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.files = [
+            FromFiles({name: path}, lambda content, name=name: _hashes(name, content))
+            for name in ("token_file", "admin_token_file")
+            if (path := getattr(settings, name))
+        ]
+        by_name = {one.name: one for one in self.files}
+        self._clients, self._admins = by_name.get("token_file"), by_name.get("admin_token_file")
+        self._fixed = (_hash(settings.token.get_secret_value().strip().encode()),) if settings.token else ()
+
+    def __bool__(self) -> bool:
+        """Whether there are any, so that anybody is asked for one."""
+        return bool(self.files or self._fixed)
+
+    def role(self, authorization: str | bytes | None) -> Role:
+        """What `Bearer <token>` (RFC 6750, 2.1) admits to; None where the call had no such thing."""
+        clients = self._clients.value if self._clients else self._fixed
+        admins = self._admins.value if self._admins else ()
+        given = authorization.encode() if isinstance(authorization, str) else authorization or b""
+        scheme, _, token = given.partition(b" ")
+        hashed = _hash(token.strip()) if scheme.lower() == b"bearer" else b""
+        if _among(hashed, admins):
+            return Role.ADMIN
+        if clients and not _among(hashed, clients):
+            return Role.NOBODY
+        return Role.CLIENT if admins else Role.ADMIN
 
 
-class BearerToken:
-    """Admits calls whose metadata say `authorization: Bearer <token>` (RFC 6750, 2.1)."""
+class Access:
+    """What the callers of one port may do.
 
-    def __init__(self, token: bytes) -> None:
-        self._token = token
+    takes_admin: admin calls are taken here. elsewhere: they are taken, at a port of their own.
+    """
+
+    def __init__(self, tokens: Tokens, *, takes_admin: bool, elsewhere: bool) -> None:
+        self._tokens = tokens
+        self._takes_admin, self._elsewhere = takes_admin, elsewhere
 
     def authorise(self, method: str, metadata: Metadata) -> RequestError | None:
         """An `Authorise`."""
-        if method.startswith(OPEN_SERVICES) or self._admits(dict(metadata).get("authorization", "")):
+        if method.startswith(OPEN_SERVICES):
             return None
-        return UnauthenticatedError("metadata must carry `authorization: Bearer <token>` with a valid token")
+        role = self._role(metadata)
+        if role is Role.NOBODY:
+            return UnauthenticatedError(
+                "metadata must carry `authorization: Bearer <token>` with a valid token"
+            )
+        return self._admin_refusal(role) if method in ADMIN_METHODS else None
 
-    def _admits(self, given: str | bytes) -> bool:
-        scheme, _, token = (given if isinstance(given, str) else given.decode("latin-1")).partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self._token)
+    def _role(self, metadata: Metadata) -> Role:
+        if not self._tokens:
+            return Role.ADMIN
+        given = [value for name, value in metadata if name == "authorization"]
+        return self._tokens.role(given[0] if len(given) == 1 else None)
+
+    def _admin_refusal(self, role: Role) -> ForbiddenError | None:
+        if self._elsewhere:
+            return ForbiddenError("admin calls are taken at an address of their own: server.admin_listen")
+        if not self._takes_admin:
+            return ForbiddenError("admin calls are not allowed: server.admin is false")
+        if role is not Role.ADMIN:
+            return ForbiddenError("admin calls need a token of server.admin_token_file")
+        return None
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -86,8 +140,17 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _read(setting: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{setting} {path} cannot be read: {error.strerror}") from error
+def _among(hashed: bytes, tokens: tuple[bytes, ...]) -> bool:
+    """Looks at all of them, so that nobody learns from the time which one is nearly right."""
+    return sum(hmac.compare_digest(hashed, token) for token in tokens) > 0
+
+
+def _hash(token: bytes) -> bytes:
+    return sha256(token).digest()
+
+
+def _hashes(setting: str, content: bytes) -> tuple[bytes, ...]:
+    tokens = [line.strip() for line in content.splitlines() if line.strip()]
+    if not tokens:
+        raise ConfigError(f"server.{setting} is empty, must hold the token")
+    return tuple(map(_hash, tokens))

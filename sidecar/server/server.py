@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,15 +15,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
-from sidecar.errors import ConfigError
-from sidecar.server import admin, listener, security
+from sidecar.errors import ConfigError, RequestError
+from sidecar.server import admin, limits, listener, tls
 from sidecar.server.batching import Batcher
+from sidecar.server.files import FromFiles
 from sidecar.server.memory import Regions, SharedMemoryService
 from sidecar.server.metadata import MetadataService
 from sidecar.server.models import Models
 from sidecar.server.repository import RepositoryService
+from sidecar.server.security import Access, Authorise, Tokens
 from sidecar.server.service import InferenceService
 from sidecar.server.statistics import Statistics
+from sidecar.server.status import Metadata, log_failure
 from sidecar.settings import BatchingSettings, ServerSettings
 from sidecar.types import Clock, Repository, Servable, ServingObserver
 
@@ -29,12 +34,16 @@ logger = logging.getLogger("sidecar.server")
 
 SERVICE = "inference.GRPCInferenceService"
 
+REFRESH_SECONDS = 1.0
+"""How often certificates and tokens are compared with their files."""
+
 
 class Server:
     """Serves `servables` from `start` to `stop`, once.
 
     batching: settings by model name and version, for each servable and all that `repository` may load.
     wall: seconds since the epoch.
+    tokens, certificates: who is let in, for whatever else listens; kept up to date with their files from `start` on.
     Raises ConfigError where a certificate, key or token file cannot be read, or a model cannot be batched.
     """
 
@@ -48,8 +57,8 @@ class Server:
         wall: Clock = time.time,
     ) -> None:
         self._settings = settings
-        self._credentials = security.credentials(settings)
-        self._token = security.bearer_token(settings)
+        self.certificates = tls.certificates(settings)
+        self.tokens = Tokens(settings)
         statistics = Statistics(observer, wall)
 
         def batch(servable: Servable) -> Batcher:
@@ -70,32 +79,55 @@ class Server:
             admin.SettingsService(self._models, permit, logging.getLogger("sidecar")),
         )
 
+    @property
+    def files(self) -> list[FromFiles[Any]]:
+        """What is read again when it changes."""
+        return [*self.tokens.files, *([self.certificates] if self.certificates else [])]
+
     async def start(self) -> int:
         """Listen, and return the port. Raises ConfigError where address or certificate cannot be used."""
-        limit = self._settings.max_message_bytes
+        settings = self._settings
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
-        self._grpc = listener.create(
-            security.BearerToken(self._token).authorise if self._token else None,
-            [
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
-                # Otherwise a second server on the same port starts in silence and takes half the traffic.
-                ("grpc.so_reuseport", 0),
-            ],
+        elsewhere = settings.admin_listen is not None
+        main = self._listener(Access(self.tokens, takes_admin=settings.admin, elsewhere=elsewhere))
+        self._listeners = [main]
+        await self.refresh_health()
+        host = settings.grpc_host
+        port = self._bind(main, host, settings.grpc_port, "server.grpc_host and grpc_port")
+        if settings.admin_listen:
+            own = self._listener(Access(self.tokens, takes_admin=True, elsewhere=False))
+            self._listeners.append(own)
+            self.admin_port = self._bind_admin(own, settings.admin_listen)
+        for one in self._listeners:
+            await one.start()
+        self._refreshing = asyncio.create_task(self._refresh())
+        return port
+
+    def _listener(self, access: Access) -> Any:
+        server = listener.create(
+            _logged(access.authorise),
+            limits.channel_arguments(self._settings),
             {f"/{SERVICE}/ModelInfer": self._service.infer_directly},
         )
-        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
             names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
                 reflection.aio.ReflectionServicer(names, _described_services()),  # type: ignore[attr-defined]
-                self._grpc,
+                server,
             )
-        await self.refresh_health()
-        port = self._bind()
-        await self._grpc.start()
-        return port
+        return server
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            await asyncio.to_thread(self.refresh)
+
+    def refresh(self) -> None:
+        """Read again what has changed. It goes by itself while the server runs."""
+        for one in self.files:
+            one.refresh()
 
     async def refresh_health(self) -> None:
         """Tell the health service's watchers; to be called after `ready` of a servable has changed."""
@@ -103,15 +135,21 @@ class Server:
         for name in ("", SERVICE):
             await self._health.set(name, status.SERVING if self._service.ready else status.NOT_SERVING)
 
+    async def leave(self) -> None:
+        """Say not ready and go on answering, so that whoever looks at readiness has time to go elsewhere."""
+        self._service.leaving = True
+        await self._health.enter_graceful_shutdown()
+
     async def stop(self) -> None:
         """Say not ready, refuse new requests, finish those already in.
 
         Calls get `grace_seconds` and are then cancelled; a batch that still runs gets as much again.
         """
+        await self.leave()
         self._service.stopping = True
         self._service.streams.close()
-        await self._health.enter_graceful_shutdown()
-        await self._grpc.stop(self._settings.grace_seconds)
+        self._refreshing.cancel()
+        await asyncio.gather(*(one.stop(self._settings.grace_seconds) for one in self._listeners))
         try:
             async with asyncio.timeout(self._settings.grace_seconds):
                 closing = [batcher.close() for batcher in self._models]
@@ -119,20 +157,46 @@ class Server:
         except TimeoutError:
             logger.warning("a model still ran %s s after the last call ended", self._settings.grace_seconds)
 
-    def _bind(self) -> int:
-        host = self._settings.grpc_host
-        address = f"{f'[{host}]' if ':' in host else host}:{self._settings.grpc_port}"
+    def _bind_admin(self, server: Any, listen: str) -> int:
+        if not listen.startswith("unix:"):
+            host, _, port = listen.rpartition(":")
+            return self._bind(server, host.strip("[]"), int(port), "server.admin_listen")
+        # Nobody but the account that runs the server may connect, and there is no moment in which others could.
+        before = os.umask(0o177)
         try:
-            if self._credentials is None:
-                return int(self._grpc.add_insecure_port(address))
-            return int(self._grpc.add_secure_port(address, self._credentials))
+            return self._bind(server, listen, 0, "server.admin_listen")
+        finally:
+            os.umask(before)
+
+    def _bind(self, server: Any, host: str, port: int, setting: str) -> int:
+        local = host.startswith("unix:")
+        address = host if local else f"{f'[{host}]' if ':' in host else host}:{port}"
+        try:
+            if local and _answers(host.removeprefix("unix:")):
+                # The core would take the path away from whoever listens there.
+                raise RuntimeError("somebody listens there")
+            if self.certificates is None or local:
+                return int(server.add_insecure_port(address))
+            return int(server.add_secure_port(address, self.certificates.credentials()))
         except RuntimeError as error:
-            reason = "it is taken or not this machine's"
-            if self._credentials is not None:
-                reason += ", or server.tls_certificate and tls_key are no PEM pair"
             raise ConfigError(
-                f"server.grpc_host and grpc_port: cannot listen on {address}: {reason}"
+                f"{setting}: cannot listen on {address}: it is taken or not this machine's"
             ) from error
+
+
+def _logged(authorise: Authorise) -> Authorise:
+    def logged(method: str, metadata: Metadata) -> RequestError | None:
+        refusal = authorise(method, metadata)
+        if refusal is not None:
+            log_failure(refusal, metadata, method=method)
+        return refusal
+
+    return logged
+
+
+def _answers(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
 
 
 class _Joined:

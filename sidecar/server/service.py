@@ -15,7 +15,7 @@ import grpc
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import NotReadyError
-from sidecar.server import codec, parameters
+from sidecar.server import codec, nonfinite, parameters
 from sidecar.server.batching import Batcher
 from sidecar.server.direct import Call, Inferences
 from sidecar.server.memory import Regions, deliver
@@ -33,6 +33,7 @@ _IDS = random.Random()
 class InferenceService:
     """Answers for `models`, until `stopping` is set.
 
+    leaving: it will be set soon, and who looks at readiness should go elsewhere.
     regions: shared memory that requests may name; None where there is none.
     clock: monotonic seconds, the batchers' own. new_id: the id of a request that came without one.
     """
@@ -45,7 +46,7 @@ class InferenceService:
         clock: Clock = time.monotonic,
         new_id: Callable[[], str] = lambda: f"{_IDS.getrandbits(128):032x}",
     ) -> None:
-        self.stopping = False
+        self.leaving = self.stopping = False
         self.streams = Streams(self._infer)
         self._models = models
         self._observer = observer
@@ -57,7 +58,7 @@ class InferenceService:
     @property
     def ready(self) -> bool:
         """Every model takes requests."""
-        return not self.stopping and all(batcher.servable.ready for batcher in self._models)
+        return not self.leaving and all(batcher.servable.ready for batcher in self._models)
 
     async def ServerLive(self, message: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -66,12 +67,12 @@ class InferenceService:
         return pb.ServerReadyResponse(ready=self.ready)
 
     async def ModelReady(self, message: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             servable = self._models.find(message.name, message.version).servable
-        return pb.ModelReadyResponse(ready=servable.ready and not self.stopping)
+        return pb.ModelReadyResponse(ready=servable.ready and not self.leaving)
 
     async def ModelInfer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        async with ErrorsAsStatus(context):
+        async with ErrorsAsStatus(context, message):
             return await self._infer(message, context)
 
     async def ModelStreamInfer(self, messages: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
@@ -110,6 +111,7 @@ class InferenceService:
             id=message.id,
             deadline=None if remaining is None else started + remaining,
         )
+        nonfinite.examine(request, batcher.servable, self._observer)
         if request.parameters or batcher.priority_levels:
             parameters.apply(request, started, batcher.priority_levels)
         return request

@@ -50,6 +50,7 @@ class Statistics:
         self.request_started = following.request_started
         self.queue_length = following.queue_length
         self.model_state = following.model_state
+        self.input_nonfinite = following.input_nonfinite
 
     def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
         counts = self._versions[model, version]

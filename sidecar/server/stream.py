@@ -10,7 +10,7 @@ import grpc
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import NotReadyError
-from sidecar.server.status import text_of
+from sidecar.server.status import Metadata, log_failure, text_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Infer = Callable[[pb.ModelInferRequest, Context], Awaitable[pb.ModelInferResponse]]
@@ -44,7 +44,7 @@ class Streams:
         try:
             while turn := await turns.get():
                 await asyncio.wait([turn.reply])
-                await context.write(turn.message())
+                await context.write(turn.message(context.invocation_metadata() or ()))
                 room.release()
         finally:
             self._readers.discard(reader)
@@ -83,7 +83,8 @@ class _Turn:
         self._id, self._model, self._version = message.id, message.model_name, message.model_version
         self.reply = reply
 
-    def message(self) -> pb.ModelStreamInferResponse:
+    def message(self, metadata: Metadata) -> pb.ModelStreamInferResponse:
+        """The reply, or the error, which is logged; `metadata` is the stream's."""
         error = self.reply.exception()
         if error is None:
             response = self.reply.result()
@@ -91,4 +92,5 @@ class _Turn:
             return pb.ModelStreamInferResponse(infer_response=response)
         named = pb.ModelInferResponse(id=self._id, model_name=self._model, model_version=self._version)
         named.parameters[FINAL].bool_param = True
+        log_failure(error, metadata, named)
         return pb.ModelStreamInferResponse(error_message=text_of(error), infer_response=named)

@@ -71,3 +71,14 @@ class Residual(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(x)
+
+
+class Identity(nn.Module):
+    """What comes is what goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)

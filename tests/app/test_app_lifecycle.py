@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import ssl
 import threading
@@ -146,7 +147,7 @@ async def test_starting_and_stopping_leaves_no_thread_and_no_port(serve, configu
             assert len(ours() - before) >= 3
         for thread in ours() - before:
             await asyncio.to_thread(thread.join, 60)
-        assert ours() == before
+        assert not ours() - before
         for port in ports:
             socket.create_server(("127.0.0.1", port)).close()
 
@@ -198,6 +199,37 @@ def test_a_certificate_that_is_none_ends_the_start(configure, tmp_path):
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).write_text("nothing")
     tls = {"tls_certificate": str(tmp_path / "cert.pem"), "tls_key": str(tmp_path / "key.pem")}
-    sidecar = Sidecar(configure(server=tls), lambda: 0.0)
     with pytest.raises(ConfigError, match="tls_certificate and tls_key are no PEM pair"):
-        asyncio.run(sidecar.start())
+        Sidecar(configure(server=tls), lambda: 0.0)
+
+
+async def test_a_new_certificate_of_no_use_is_a_metric_and_a_detail_of_readiness(
+    configure, certificate, tmp_path
+):
+    tls = {"tls_certificate": str(tmp_path / "cert.pem"), "tls_key": str(certificate / "key.pem")}
+    shutil.copy(certificate / "cert.pem", tls["tls_certificate"])
+    sidecar = Sidecar(configure(server=tls), lambda: 0.0)
+    await sidecar.start()
+    try:
+        trusted = ssl.create_default_context(cafile=certificate / "cert.pem")
+        async with httpx.AsyncClient(verify=trusted, trust_env=False) as http:
+            url = f"https://127.0.0.1:{sidecar.http_port}"
+            stale = 'sidecar_files_stale{setting="tls_certificate, tls_key"}'
+            assert f"{stale} 0.0" in (await http.get(f"{url}/metrics")).text
+            (tmp_path / "cert.pem").write_text("nothing")
+            async with asyncio.timeout(10):
+                while f"{stale} 1.0" not in (await http.get(f"{url}/metrics")).text:
+                    await asyncio.sleep(0.05)
+            reply = await http.get(f"{url}/readyz")
+        assert (reply.status_code, reply.json()["stale_files"]) == (200, ["tls_certificate, tls_key"])
+        assert str(tmp_path) not in reply.text
+    finally:
+        await sidecar.stop()
+
+
+async def test_a_sidecar_that_leaves_is_not_ready_and_still_answers(serve, configure):
+    async with serve(configure()) as client:
+        assert (await client.http.get("/readyz")).status_code == 200
+        await client.sidecar.leave()
+        assert (await client.http.get("/readyz")).json()["stopping"] is True
+        await client.send(20)

@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from sidecar.console.http import application
+from sidecar.server.security import Role, Tokens
+from sidecar.settings import ServerSettings
 from tests.export.conftest import WINDOW, export, fixed_model, fresh_model, plain_model
 
 __all__ = ["export", "fixed_model", "fresh_model", "plain_model"]
@@ -18,8 +20,13 @@ def browse(export):
     """`async with browse(*watched) as http:` a client of the application over these models."""
 
     @asynccontextmanager
-    async def browse(*watched, token=None):
-        app = application(export(*watched).registry, watched, WINDOW, token)
+    async def browse(*watched, token=None, stale=(), leaving=False):
+        tokens = Tokens(ServerSettings(token=token))
+
+        def admits(authorization):
+            return tokens.role(authorization) is not Role.NOBODY
+
+        app = application(export(*watched).registry, watched, WINDOW, admits, lambda: stale, lambda: leaving)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
             yield http

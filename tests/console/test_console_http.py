@@ -197,7 +197,7 @@ async def test_the_page_links_to_nothing_outside_and_to_nothing_that_is_not_ther
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_the_right_token_is_let_through(browse, fixed_model, path, scheme):
-    async with browse(fixed_model, token=b"s3cret") as http:
+    async with browse(fixed_model, token="s3cret") as http:
         assert (await http.get(path, headers={"authorization": f"{scheme} s3cret"})).status_code == 200
 
 
@@ -218,7 +218,7 @@ async def test_the_right_token_is_let_through(browse, fixed_model, path, scheme)
     ],
 )
 async def test_anything_else_is_refused_and_told_what_is_missing(browse, fixed_model, path, headers):
-    async with browse(fixed_model, token=b"s3cret") as http:
+    async with browse(fixed_model, token="s3cret") as http:
         reply = await http.get(f"http://sidecar{path}", headers=headers)
     assert reply.status_code == 401
     assert reply.headers["www-authenticate"] == "Bearer"
@@ -228,13 +228,26 @@ async def test_anything_else_is_refused_and_told_what_is_missing(browse, fixed_m
 
 
 async def test_a_token_need_not_be_ascii(browse, fixed_model):
-    token = "schlüssel".encode()
-    async with browse(fixed_model, token=token) as http:
-        given = {"authorization": b"Bearer " + token}
+    async with browse(fixed_model, token="schlüssel") as http:
+        given = {"authorization": b"Bearer " + "schlüssel".encode()}
         assert (await http.get("/metrics", headers=given)).status_code == 200
 
 
 @pytest.mark.parametrize("path", PROBES)
 async def test_probes_need_no_token(browse, fixed_model, path):
-    async with browse(fixed_model, token=b"s3cret") as http:
+    async with browse(fixed_model, token="s3cret") as http:
         assert (await http.get(path)).status_code == 200
+
+
+async def test_a_server_that_is_about_to_stop_is_not_ready_and_still_live(browse, fixed_model):
+    async with browse(fixed_model, leaving=True) as http:
+        reply = await http.get("/readyz")
+        assert (await http.get("/livez")).status_code == 200
+    assert (reply.status_code, reply.json()["ready"], reply.json()["stopping"]) == (503, False, True)
+
+
+async def test_a_certificate_that_could_not_be_renewed_is_told_and_does_not_make_unready(browse, fixed_model):
+    async with browse(fixed_model, stale=["tls_certificate, tls_key"]) as http:
+        reply = await http.get("/readyz")
+    assert reply.status_code == 200
+    assert reply.json()["stale_files"] == ["tls_certificate, tls_key"]

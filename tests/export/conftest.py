@@ -17,6 +17,7 @@ from sidecar.drift.instability import Narrowed
 from sidecar.drift.monitor import DriftState, OutputDrift
 from sidecar.drift.nodrift import EffectSizes
 from sidecar.export.activations import ActivationCollector, Watched
+from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
 from sidecar.settings import DriftSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
@@ -144,6 +145,7 @@ class Exported:
     def __init__(self, *watched: Watched, max_series: int = 2000) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(ActivationCollector(watched, WINDOW, max_series))
+        self.registry.register(StaleFiles(lambda: {"token_file": False, "tls_certificate, tls_key": True}))
         self.serving = ServingMetrics([(one.model, one.version) for one in watched], self.registry)
 
     def samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:

@@ -156,6 +156,7 @@ def test_layers_are_plain_integers_and_nobody_is_a_label(export, fixed_model):
         "reason",
         "part",
         "code",
+        "setting",
         "le",
         "format",
         "state",

@@ -55,6 +55,7 @@ class Ledger:
         self.queued: list[float] = []
         self.waiting: list[int] = []
         self.states: list[tuple[str, str, str]] = []
+        self.nonfinite = 0
         self.answered = Gate()
 
     @property
@@ -80,6 +81,9 @@ class Ledger:
 
     def model_state(self, model: str, version: str, state: str) -> None:
         self.states.append((model, version, state))
+
+    def input_nonfinite(self, model: str, version: str, values: int) -> None:
+        self.nonfinite += values
 
 
 class Model:
@@ -242,8 +246,9 @@ def serve(ledger: Ledger, front_end: str) -> Serve:
         known = {(one.name, one.version) for one in servables}
         if repository:
             known |= {(name, one) for name, ones in (await repository.versions()).items() for one in ones}
+        server_settings = ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings})
         server = Server(
-            ServerSettings(**{"grpc_port": 0, "grace_seconds": 5.0, **settings}),
+            server_settings,
             servables,
             dict.fromkeys(known, batching),
             ledger,
@@ -252,7 +257,8 @@ def serve(ledger: Ledger, front_end: str) -> Serve:
         )
         port = await server.start()
         try:
-            yield f"127.0.0.1:{port}"
+            host = server_settings.grpc_host
+            yield host if host.startswith("unix:") else f"127.0.0.1:{port}"
         finally:
             await server.stop()
 

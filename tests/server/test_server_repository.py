@@ -16,6 +16,8 @@ from tritonclient.utils import InferenceServerException
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from sidecar.errors import InvalidInputError, LoadError, UnsupportedError
+from sidecar.server.batching import Batcher
+from sidecar.server.models import Models
 from sidecar.server.repository import asked_policy, chosen_versions
 from sidecar.types import Lineup, VersionPolicy
 
@@ -108,6 +110,17 @@ async def test_unloading_answers_what_waits_and_then_releases(connect, shelf):
         assert (await states(client))["echo", "1"] == ("UNAVAILABLE", "unloaded")
 
 
+async def test_a_version_is_closed_only_after_what_other_threads_found_is_queued(connect, monkeypatch):
+    order, settle, close = [], Models.settle, Batcher.close
+    monkeypatch.setattr(Models, "settle", lambda models: (order.append("settle"), settle(models))[1])
+    monkeypatch.setattr(Batcher, "close", lambda batcher: (order.append("close"), close(batcher))[1])
+    async with connect() as client:
+        await client.load_model("echo", config=policy(specific={"versions": ["1"]}))
+        order.clear()
+        await client.unload_model("echo")
+        assert order == ["settle", "close"]
+
+
 async def test_while_a_version_loads_the_one_before_answers(connect, shelf):
     async with connect() as client:
         await client.load_model("echo", config=policy(specific={"versions": ["1"]}))
@@ -195,12 +208,12 @@ async def test_a_client_that_gives_up_does_not_stop_a_load(connect, shelf):
 
 
 async def test_a_server_that_stops_finishes_a_load_but_serves_it_no_more(serve, shelf):
-    async with serve(repository=shelf, admin=True, grace_seconds=0.05) as address:
+    async with serve(repository=shelf, admin=True, grace_seconds=0.5) as address:
         client = tritonclient.grpc.aio.InferenceServerClient(address)
         shelf.gate.clear()
         loading = asyncio.create_task(client.load_model("other"))
         await shelf.entered.wait()
-        asyncio.get_running_loop().call_later(0.06, shelf.gate.set)
+        asyncio.get_running_loop().call_later(0.6, shelf.gate.set)
     with pytest.raises(InferenceServerException):
         await loading
     assert [each.name for each in shelf.released] == ["other"]
