@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 HORIZONS = (32, 128, 512)
 """How many requests one direction each is learned from, the older the less."""
 
-_LEAST_BLOCK = 8
+_LEAST_BLOCK = 16
 _SCORES_PER_TURN = 6
 
 _CHUNK = 1024
