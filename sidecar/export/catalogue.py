@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["counter", "gauge", "histogram"]
+Kind = Literal["counter", "gauge", "histogram", "unknown"]
 
 MODEL = ("model", "version")
 TAP = ("model", "version", "layer", "site")
@@ -17,6 +17,7 @@ TAP = ("model", "version", "layer", "site")
 SECONDS_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+STAGE_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, *SECONDS_BUCKETS)
 ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
@@ -38,6 +39,11 @@ class Metric:
 REQUESTS = Metric(
     "sidecar_requests_total", "counter", "Inference requests answered, by gRPC status.", (*MODEL, "code")
 )
+CALLS = Metric(
+    "sidecar_calls_total", "counter",
+    "gRPC calls ended, by method and status; all methods without a row of their own are `other`.",
+    ("method", "code"),
+)  # fmt: skip
 REQUEST_SECONDS = Metric(
     "sidecar_request_duration_seconds", "histogram",
     "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS,
@@ -46,6 +52,18 @@ QUEUE_SECONDS = Metric(
     "sidecar_queue_duration_seconds", "histogram",
     "Time an inference request waited for its batch to start.", MODEL, "seconds", SECONDS_BUCKETS,
 )  # fmt: skip
+ASSEMBLY_SECONDS = Metric(
+    "sidecar_batch_assembly_duration_seconds", "histogram",
+    "Time to put the inputs of a batch together.", MODEL, "seconds", STAGE_BUCKETS,
+)  # fmt: skip
+COMPUTE_SECONDS = Metric(
+    "sidecar_batch_compute_duration_seconds", "histogram",
+    "Time a batch took in the model, observation included.", MODEL, "seconds", STAGE_BUCKETS,
+)  # fmt: skip
+RESPONSE_SECONDS = Metric(
+    "sidecar_batch_response_duration_seconds", "histogram",
+    "Time to take the outputs of a batch apart.", MODEL, "seconds", STAGE_BUCKETS,
+)  # fmt: skip
 BATCH_ROWS = Metric(
     "sidecar_batch_rows", "histogram", "Rows per executed batch.", MODEL, buckets=ROWS_BUCKETS
 )
@@ -53,6 +71,16 @@ IN_FLIGHT = Metric("sidecar_requests_in_flight", "gauge", "Inference requests be
 QUEUE_LENGTH = Metric("sidecar_queue_requests", "gauge", "Inference requests waiting for a batch.", MODEL)
 INPUT_NONFINITE = Metric(
     "sidecar_input_nonfinite_total", "counter", "NaN and infinite values in the inputs of requests.", MODEL
+)
+REJECTED = Metric(
+    "sidecar_rejected_requests_total", "counter",
+    "Inference requests that were not answered, by reason.", (*MODEL, "reason"),
+)  # fmt: skip
+INPUT_BYTES = Metric(
+    "sidecar_input_bytes_total", "counter", "Bytes of the tensors that went into the model.", MODEL
+)
+OUTPUT_BYTES = Metric(
+    "sidecar_output_bytes_total", "counter", "Bytes of the tensors that the model gave.", MODEL
 )
 MODEL_READY = Metric("sidecar_model_ready", "gauge", "1 while the model takes requests, else 0.", MODEL)
 MODEL_STATE = Metric(
@@ -109,6 +137,22 @@ SERIES_DROPPED = Metric(
     "sidecar_series_dropped", "gauge", "Time series left out because export.max_series was reached.", ()
 )
 
+STORE_WRITABLE = Metric(
+    "sidecar_store_writable", "gauge", "1 while panes are written to store.path, 0 while they cannot be.", ()
+)
+STORE_BYTES = Metric("sidecar_store_bytes", "gauge", "What the panes in the store take on disk.", (), "bytes")
+STORE_PANES = Metric("sidecar_store_panes_total", "counter", "Panes written to the store.", ())
+STORE_DROPPED = Metric(
+    "sidecar_store_dropped_panes_total", "counter",
+    "Panes not written, because the disk was full, writing failed or fell behind.", (),
+)  # fmt: skip
+STORE_SET_ASIDE = Metric(
+    "sidecar_store_set_aside_total", "counter",
+    "Stores that were renamed and begun anew, because the file was damaged or the clock jumped.", (),
+)  # fmt: skip
+STORE_SECONDS = Metric(
+    "sidecar_store_seconds_total", "counter", "CPU time of writing to the store.", (), "seconds"
+)
 FILES_STALE = Metric(
     "sidecar_files_stale", "gauge",
     "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",
