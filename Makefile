@@ -7,8 +7,7 @@ GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack check format test test-gpu bench-gpu test-full bench bench-serving bench-overload bench-drift
-.PHONY: fuzz tools clean
+.PHONY: help demo stack check format test test-gpu bench-gpu test-full bench bench-serving bench-drift bench-overload fuzz tools clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
