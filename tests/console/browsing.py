@@ -97,11 +97,14 @@ def seen(chromium, kept_panes):
     served, tabs = Pages(kept_panes, (), None), {}
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
 
-    def seen(place):
-        if place not in tabs:
-            tabs[place] = Visit(context.new_page(), served.address)
-            tabs[place].go(place)
-        return tabs[place]
+    def seen(place, phone=False):
+        if (place, phone) not in tabs:
+            tab = context.new_page()
+            if phone:
+                tab.set_viewport_size({"width": 375, "height": 800})
+            tabs[place, phone] = Visit(tab, served.address)
+            tabs[place, phone].go(place)
+        return tabs[place, phone]
 
     yield seen
     context.close()
@@ -126,10 +129,10 @@ def visit(chromium, pages):
     """`visit(*watched)`: a tab at a page over these models."""
     contexts = []
 
-    def visit(*watched, address=None, width=1280, clock=False, **more):
+    def visit(*watched, address=None, clock=False, **more):
         """address: of a page that is there already."""
         at = address or pages(*watched, **more).address
-        context = chromium.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
+        context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
         contexts.append(context)
         tab = context.new_page()
         if clock:

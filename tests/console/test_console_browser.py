@@ -55,12 +55,10 @@ def test_axe_finds_no_serious_fault(there):
     assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == []
 
 
-def test_no_view_is_wider_than_a_phone(there):
-    wide = there.tab.viewport_size
-    there.tab.set_viewport_size({"width": 375, "height": 800})
-    width = there.tab.evaluate("document.documentElement.scrollWidth")
-    there.tab.set_viewport_size(wide)
-    assert width == 375
+@pytest.mark.parametrize("name", VIEWS)
+def test_no_view_is_wider_than_a_phone(seen, name):
+    there = seen(VIEWS[name], phone=True)
+    assert there.tab.evaluate("document.documentElement.scrollWidth") == 375
 
 
 @pytest.mark.parametrize("name", ["overview", "layer", "neuron", "compare"])
@@ -151,5 +149,14 @@ def test_the_theme_is_chosen_by_a_button_and_kept(visit):
 def test_the_overview_says_where_drift_begins(visit, fixed_model):
     there = visit(fixed_model)
     there.go("#/overview")
-    assert "Drift begins in layer" in there.tab.locator(".verdict").inner_text()
+    assert "drift begins at layer 1" in there.tab.locator(".verdict").inner_text()
+    assert there.faults == []
+
+
+def test_the_drift_view_tells_the_cause_and_the_mix_of_classes(visit, fixed_model):
+    there = visit(fixed_model)
+    there.go("#/drift")
+    told = there.tab.locator("main").inner_text()
+    assert "another mix of requests" in told
+    assert "c0ffee" in told
     assert there.faults == []

@@ -2,25 +2,28 @@
 
 import { axisOf, course, href, lasting } from "../address.js";
 import { ask } from "../api.js";
-import { el, figures, moment, number, panel, signed, table } from "../dom.js";
+import { el, figures, moment, number, panel, share, signed, table } from "../dom.js";
 import { drawCourse } from "../plots.js";
 import { nameOf, filled } from "./parts.js";
-import { effect, troubles } from "./troubles.js";
+import { troubles } from "./troubles.js";
 
 export function drift(content) {
   const sentence = el("div", { class: "verdict", role: "status" });
   const state = panel("Evidence now");
   const course_ = panel("Evidence over time");
   const layers = panel("Layers");
+  const cause = panel("Cause");
   const base = panel("What it is compared with");
-  content.replaceChildren(el("h1", {}, "Drift"), sentence, state.section, course_.section, layers.section, base.section);
+  content.replaceChildren(el("h1", {}, "Drift"), sentence, state.section, cause.section, course_.section, layers.section, base.section);
   return async ({ at, model }) => {
     const which = { model: model.model, version: model.version };
     const { state: found } = await ask("drift", which);
     say(sentence, found);
+    cause.section.hidden = !found?.cause;
     await Promise.all([
       filled(state.body, (body) => standingOf(body, found)),
       filled(course_.body, (body) => drawEvidence(body, at, model, found)),
+      found?.cause && filled(cause.body, (body) => why(body, at, found.cause)),
       filled(layers.body, (body) => listLayers(body, at, found)),
       filled(base.body, async (body) => compared(body, (await ask("baselines")).baselines, which)),
     ]);
@@ -45,6 +48,23 @@ function standingOf(body, found) {
     ["Requests judged", number(found.judged_requests, 6)], ["Alarms of the model", number(found.model_alarms)],
     ["Reference", `${number(found.reference_requests, 6)} requests`, found.reference_small ? "fewer than 5,000: small drift takes longer" : null],
   ]));
+}
+
+const KINDS = {
+  numeric: "numbers: NaN or infinite values", mix: "another mix of requests, which explains most of the shift", covariate: "other activations for the same mix of requests",
+};
+
+function why(body, at, { kind, tap, statistic, shift, remaining, channels, groups, requests }) {
+  const unit = ([channel]) => el("a", { href: href({ ...lasting(at), view: "neuron", layer: tap.layer, site: tap.site, channel }) }, channel.toLocaleString("en"));
+  body.replaceChildren(
+    figures([["Kind", KINDS[kind]], ["Begins in layer", nameOf(tap)], ["Moved most", statistic.replaceAll("_", " ") || "—", statistic && `${signed(shift)} σ`], ["Left with the reference's mix", remaining === null ? "—" : `${signed(remaining)} σ`]]),
+    el("div", { class: "grid" },
+      el("div", {}, el("h3", {}, "Classes and routes whose share changed"), table("Mix of requests", [
+        { head: "Group", left: true, cell: (one) => one.group }, { head: "Reference", cell: (one) => share(one.expected) }, { head: "Now", cell: (one) => share(one.seen) }, { head: "z", cell: (one) => signed(one.z) },
+      ], groups)),
+      el("div", {}, el("h3", {}, "Units that moved most"), table("Units", [{ head: "Unit", left: true, cell: unit }, { head: "Shift, σ", cell: ([, moved]) => signed(moved) }], channels)),
+      el("div", {}, el("h3", {}, "Most extreme requests"), table("Requests", [{ head: "Request", left: true, cell: ([id]) => el("code", {}, id) }, { head: "Distance, σ", cell: ([, far]) => number(far ?? Infinity) }], requests, "Not kept: drift.keep_ids is none, or there is none."))),
+  );
 }
 
 async function drawEvidence(body, at, model, found) {
@@ -78,12 +98,13 @@ function listLayers(body, at, found) {
       { head: "Layer", left: true, cell: (one) => link(one.tap, { view: "layer" }, nameOf(one.tap)) },
       { head: "Evidence", cell: (one) => el("span", { class: one.active && "hot" }, number(one.evidence, 3)) },
       { head: "State", left: true, cell: (one) => (one === first ? "drift begins here" : one.active ? "drifts" : "quiet") },
-      { head: "PSI", cell: (one) => number(effect(one, "psi"), 3) }, { head: "Jensen-Shannon", cell: (one) => number(effect(one, "jensen_shannon"), 3) },
-      { head: "Shift, σ", cell: (one) => signed(effect(one, "mean_shift")) }, { head: "Of", left: true, cell: (one) => one.shifted_statistic.replaceAll("_", " ") || "—" },
+      { head: "PSI", cell: (one) => number(one.effects.psi, 3) }, { head: "Jensen-Shannon", cell: (one) => number(one.effects.jensen_shannon, 3) },
+      { head: "Wasserstein, σ", cell: (one) => number(one.effects.wasserstein, 3) }, { head: "Over its level", cell: (one) => number(one.effects.times_level, 3) },
+      { head: "Shift, σ", cell: (one) => signed(one.effects.mean_shift) }, { head: "Of", left: true, cell: (one) => one.shifted_statistic.replaceAll("_", " ") || "—" },
       { head: "Units moved most", left: true, cell: (one) => el("span", {}, one.worst_channels.slice(0, 4).flatMap(([unit, moved]) => [link(one.tap, { view: "neuron", channel: unit }, String(unit)), ` ${signed(moved)}σ  `])) },
       { head: "Alarms", cell: (one) => number(one.alarms) },
     ], found.layers),
-    el("p", { class: "note" }, "PSI and Jensen-Shannon have their value under no drift subtracted; shifts are in standard deviations of the reference. An alert needs evidence and an effect size."),
+    el("p", { class: "note" }, "Effect sizes have their value under no drift subtracted; shifts are in standard deviations of the reference. Over its level: the largest effect over what 99.9% of windows without drift stay under. An alert needs evidence and an effect."),
   );
 }
 

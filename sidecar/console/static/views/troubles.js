@@ -1,6 +1,6 @@
 /** What is wrong with a model version right now, the worst first. */
 
-import { number, signed } from "../dom.js";
+import { number } from "../dom.js";
 import { nameOf } from "./parts.js";
 
 /** [{text, tap, view}]; an empty list if nothing is.
@@ -26,20 +26,12 @@ export function troubles(model, served, state, store) {
 
 function drifting(state) {
   if (!state) return [];
-  if (state.cause?.sentence) return [{ view: "drift", tap: state.cause.tap, text: state.cause.sentence }];
+  if (state.cause) return [{ view: "drift", tap: state.cause.tap, text: state.cause.sentence }];
   const active = state.layers.filter((one) => one.active);
   if (!active.length) return state.model_active ? [{ view: "drift", tap: state.layers[0].tap, text: "The model as a whole drifts, and no layer alone does." }] : [];
-  const first = active[0];
-  const what = first.shifted_statistic ? `: ${first.shifted_statistic.replaceAll("_", " ")} moved by ${signed(effect(first, "mean_shift"))} sigma` : "";
-  const many = active.length > 1 ? ` ${active.length} of ${state.layers.length} layers drift.` : "";
-  return [{ view: "drift", tap: first.tap, text: `Drift begins in layer ${nameOf(first.tap)}${what}.${many}` }];
+  return [{ view: "drift", tap: active[0].tap, text: `Drift begins in layer ${nameOf(active[0].tap)}; ${active.length} of ${state.layers.length} layers drift.` }];
 }
 
 function others(list) {
   return list.length > 1 ? `, and ${list.length - 1} more do` : "";
-}
-
-/** An effect size of a layer's drift; null where it is not known. */
-export function effect(layerDrift, name) {
-  return layerDrift[name] ?? layerDrift.effects?.[name] ?? null;
 }
