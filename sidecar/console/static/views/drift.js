@@ -20,6 +20,7 @@ export function drift(content) {
     const { state: found } = await ask("drift", which);
     say(sentence, found);
     cause.section.hidden = !found?.cause;
+    if (!found?.cause) cause.body.replaceChildren();
     await Promise.all([
       filled(state.body, (body) => standingOf(body, found)),
       filled(course_.body, (body) => drawEvidence(body, at, model, found)),
