@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, drift, drift_scenarios, kernel, overload, serving, store
+from tests.bench import capture, drift, drift_scenarios, kernel, overload, page, serving, store
 
 BENCHMARKS = {
     "kernel": kernel.run,
@@ -14,8 +14,9 @@ BENCHMARKS = {
     "serving": serving.run,
     "overload": overload.run,
     "store": store.run,
+    "page": page.run,
 }
-BY_NAME_ONLY = {"serving", "overload"}
+BY_NAME_ONLY = {"serving", "overload", "page"}
 FOLDER = Path("build/bench")
 
 

@@ -149,7 +149,7 @@ def test_the_theme_is_chosen_by_a_button_and_kept(visit):
 def test_the_overview_says_where_drift_begins(visit, fixed_model):
     there = visit(fixed_model)
     there.go("#/overview")
-    assert "drift begins at layer 1" in there.tab.locator(".verdict").inner_text()
+    assert "Drift begins at layer 1" in there.tab.locator(".verdict").inner_text()
     assert there.faults == []
 
 
@@ -157,6 +157,6 @@ def test_the_drift_view_tells_the_cause_and_the_mix_of_classes(visit, fixed_mode
     there = visit(fixed_model)
     there.go("#/drift")
     told = there.tab.locator("main").inner_text()
-    assert "another mix of requests" in told
+    assert "another mix of requests explains it" in told
     assert "c0ffee" in told
     assert there.faults == []

@@ -59,7 +59,8 @@ function header(at, taps, model) {
 
 function rangeChoice(at, model) {
   const fixed = at.begin || at.end ? [["fixed", `${moment(Number(at.begin ?? model.first))} to ${at.end ? moment(Number(at.end)) : "now"}`]] : [];
-  const times = model.last === null ? [] : ranges.map(([value, text]) => [value, `Last ${text}`]);
+  const given = at.range && !ranges.some(([value]) => value === at.range) ? [[at.range, `${at.range} seconds`]] : [];
+  const times = model.last === null ? [] : [...given, ...ranges].map(([value, text]) => [value, `Last ${text}`]);
   const steps = model.steps.toReversed().slice(0, 200).map((step) => [`step ${step}`, `Step ${step.toLocaleString("en")}`]);
   const current = at.step ? `step ${at.step}` : fixed.length ? "fixed" : model.last === null && steps.length ? steps[0][0] : at.range ?? "600";
   return choice("Range", [...fixed, ...times, ...steps], current, (value) => {

@@ -20,7 +20,7 @@ export function number(value, digits = 4) {
   const options = size !== 0 && (size >= 1e7 || size < 1e-3)
     ? { notation: "scientific", maximumSignificantDigits: digits }
     : size >= 10 ** digits ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: digits };
-  return new Intl.NumberFormat("en", options).format(value).replace("-", "−");
+  return new Intl.NumberFormat("en", options).format(value).replaceAll("-", "−");
 }
 
 export function share(value) {

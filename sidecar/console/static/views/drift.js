@@ -52,13 +52,13 @@ function standingOf(body, found) {
 }
 
 const KINDS = {
-  numeric: "numbers: NaN or infinite values", mix: "another mix of requests, which explains most of the shift", covariate: "other activations for the same mix of requests",
+  numeric: "there are NaN or infinite values", mix: "another mix of requests explains it", covariate: "more than another mix of requests",
 };
 
 function why(body, at, { kind, tap, statistic, shift, remaining, channels, groups, requests }) {
   const unit = ([channel]) => el("a", { href: href({ ...lasting(at), view: "neuron", layer: tap.layer, site: tap.site, channel }) }, channel.toLocaleString("en"));
   body.replaceChildren(
-    figures([["Kind", KINDS[kind]], ["Begins in layer", nameOf(tap)], ["Moved most", statistic.replaceAll("_", " ") || "—", statistic && `${signed(shift)} σ`], ["Left with the reference's mix", remaining === null ? "—" : `${signed(remaining)} σ`]]),
+    figures([["Kind", kind, KINDS[kind]], ["Begins in layer", nameOf(tap)], ["Moved most", statistic.replaceAll("_", " ") || "—", statistic && `${signed(shift)} σ`], ["Left with the reference's mix", remaining === null ? "—" : `${signed(remaining)} σ`]]),
     el("div", { class: "grid" },
       el("div", {}, el("h3", {}, "Classes and routes whose share changed"), table("Mix of requests", [
         { head: "Group", left: true, cell: (one) => one.group }, { head: "Reference", cell: (one) => share(one.expected) }, { head: "Now", cell: (one) => share(one.seen) }, { head: "z", cell: (one) => signed(one.z) },

@@ -20,7 +20,7 @@ export function drawLine(place, answers, series, open) {
   const band = reference && {
     low: reference.mean.map((mean, unit) => mean - reference.stddev[unit]), high: reference.mean.map((mean, unit) => mean + reference.stddev[unit]),
   };
-  const quiet = { type: "scatter", mode: "lines", hoverinfo: "skip", line: { width: 0 } };
+  const quiet = { type: "scatter", mode: "lines", hoverinfo: "skip", showlegend: false, line: { width: 0 } };
   const heads = ["unit", "mean", "rms", "absmax", "fire_rate"];
   return draw(place, {
     name: `layer-${first.tap.layer}-${first.tap.site}-units`,

@@ -26,7 +26,7 @@ export function troubles(model, served, state, store) {
 
 function drifting(state) {
   if (!state) return [];
-  if (state.cause) return [{ view: "drift", tap: state.cause.tap, text: state.cause.sentence }];
+  if (state.cause) return [{ view: "drift", tap: state.cause.tap, text: `${state.cause.sentence[0].toUpperCase()}${state.cause.sentence.slice(1)}.` }];
   const active = state.layers.filter((one) => one.active);
   if (!active.length) return state.model_active ? [{ view: "drift", tap: state.layers[0].tap, text: "The model as a whole drifts, and no layer alone does." }] : [];
   return [{ view: "drift", tap: active[0].tap, text: `Drift begins in layer ${nameOf(active[0].tap)}; ${active.length} of ${state.layers.length} layers drift.` }];

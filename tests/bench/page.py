@@ -1,0 +1,76 @@
+"""The page over a week of panes, 64 taps of 4,096 channels: how long each view takes to stand whole in a browser."""
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from sidecar.console.api import Api, Sources
+from sidecar.console.http import application
+from sidecar.console.server import HttpServer
+from sidecar.settings import ConsoleSettings, ServerSettings
+from sidecar.timeline import History, Retention, Store, Subject
+from sidecar.types import Tap
+from tests.bench import store
+
+REPEATS = 5
+WEEK = f"begin={store.NOW - store.WEEK:.0f}&end={store.NOW:.0f}"
+VIEWS = {
+    "overview, a week": f"#/overview?{WEEK}",
+    "layer, a week": f"#/layer?layer=5&{WEEK}",
+    "layer, ten minutes": "#/layer?layer=5",
+    "neuron, a week": f"#/neuron?layer=5&channel=17&{WEEK}",
+    "drift, a week": f"#/drift?{WEEK}",
+    "compare, ten minutes": "#/compare?layer=5",
+}
+
+
+def opened(address: str, chromium: str) -> dict[str, dict[str, float]]:
+    """View -> median and worst seconds from asking for the page, with nothing cached, to its last answer drawn."""
+    from playwright.sync_api import sync_playwright
+
+    found = {}
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for name, place in VIEWS.items():
+            taken = []
+            for _ in range(REPEATS):
+                context = browser.new_context(viewport={"width": 1280, "height": 900})
+                tab = context.new_page()
+                began = time.perf_counter()
+                tab.goto(address + place)
+                tab.wait_for_selector("#bottom:not(:empty)", state="attached", timeout=60_000)
+                taken.append(time.perf_counter() - began)
+                context.close()
+            found[name] = {"seconds": median(taken), "worst_seconds": max(taken)}
+        browser.close()
+    return found
+
+
+def run() -> dict[str, Any]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        raise SystemExit("the benchmark of the page needs a chromium on the path")
+    taps = tuple(Tap(layer, "resid", f"blocks.{layer}", store.CHANNELS) for layer in range(store.TAPS))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bench.db"
+        written = Store(path, Retention(10.0, 7.0, 4_000.0))
+        store.fill(written, Subject("bench", "1", taps))
+        written.close()
+        api = Api(Sources(History(path, dict), [], None), ConsoleSettings(budget=64.0), lambda: store.NOW)
+        routes = api.routes()
+        app = application(CollectorRegistry(), [], 60.0, lambda _: True, list, lambda: False, None, routes)
+        server = HttpServer(app, ServerSettings(http_port=0), None)
+        views = opened(f"http://127.0.0.1:{server.start()}/", chromium)
+        server.stop(10.0)
+        api.close()
+    load = os.getloadavg()[0]
+    print(f"the page over a week of {store.TAPS} taps of {store.CHANNELS} channels (load {load:.1f}):")
+    for name, one in views.items():
+        print(f"  {name:<24}{one['seconds']:8.2f} s{one['worst_seconds']:8.2f} s at worst")
+    return {"load": load, "views": views}
