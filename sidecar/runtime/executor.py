@@ -7,17 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
-
 from sidecar.errors import Caught, InferenceError, OutOfMemoryError
 from sidecar.runtime import Runtime, concatenate
+from sidecar.runtime.memory import found_no_memory
 from sidecar.types import Batch, Batches, InferReply, InferRequest, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
 
 Run = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 # An observed batch is given ten times the usual run before it counts as stuck.
 _USUAL_RUNS = 10
@@ -120,7 +117,7 @@ class Executor:
         if caught.error is None:
             self._usual += 0.1 * (time.perf_counter() - started - self._usual)
             batch.answer(replies)
-        elif isinstance(caught.error, OUT_OF_MEMORY):
+        elif found_no_memory(caught.error):
             _log.error("a batch of %d requests found no memory; each runs alone", len(batch.requests))
             batch.answer([self._alone(request) for request in batch.requests])
         else:
@@ -129,7 +126,7 @@ class Executor:
     def _alone(self, request: InferRequest) -> InferReply | Exception:
         with Caught() as caught:
             return self._replies([request], self._runtime.plain)[0]
-        if isinstance(caught.error, OUT_OF_MEMORY):
+        if found_no_memory(caught.error):
             return OutOfMemoryError("the model finds no memory for this request; send fewer rows")
         _log.error("a request that ran alone failed", exc_info=caught.error)
         return InferenceError("the model failed")

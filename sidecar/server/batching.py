@@ -187,7 +187,7 @@ class Batcher:
     def _admit(self, waiting: Waiting) -> None:
         """Refuse what finds no room, and what the queue before it leaves no time for."""
         name = self.servable.name
-        ahead = self._waiting_rows * self._row_seconds
+        ahead = self._waiting_rows * self._row_seconds / self.servable.instances
         if self._waiting >= self._max_waiting:
             raise OverloadedError(
                 f"{self._waiting} requests wait for model {name!r}, the most allowed; try later", ahead

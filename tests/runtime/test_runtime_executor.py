@@ -215,7 +215,15 @@ async def test_a_plain_run_that_raises_is_not_repeated(parts):
     assert len(runtime.plain_threads) == 1
 
 
-@pytest.mark.parametrize("failure", [MemoryError(), torch.OutOfMemoryError("no more")])
+NO_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("no more"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    RuntimeError("Failed to allocate memory for requested buffer of size 8"),
+]
+
+
+@pytest.mark.parametrize("failure", NO_MEMORY)
 async def test_without_memory_telemetry_is_shed_first_and_then_each_request_runs_alone(parts, failure):
     runtime, recorder, executor = parts
 

@@ -284,6 +284,27 @@ async def test_a_request_that_what_waits_leaves_no_time_for_is_refused_with_advi
     assert ids(model) == [["0"], ["1"], ["2", "4"]]
 
 
+async def test_what_waits_is_ahead_for_a_share_of_the_time_where_several_instances_run_it(
+    make_batcher, make_request, model
+):
+    now = [100.0]
+    batcher = make_batcher(clock=lambda: now[0])
+    batcher.servable.instances = 2
+    first = await occupy(batcher, model, make_request(0))
+    now[0] = 104.0
+    model.gate.set()
+    await first
+    running = await occupy(batcher, model, make_request(1))
+    waiting = await queue_up(batcher, make_request(2, rows=2))
+    with pytest.raises(OverloadedError) as refused:
+        await batcher.submit(make_request(3, deadline=107.0))
+    assert refused.value.retry_after == 4.0
+    waiting += await queue_up(batcher, make_request(4, deadline=109.0))
+    model.gate.set()
+    await asyncio.gather(running, *waiting)
+    assert ids(model) == [["0"], ["1"], ["2", "4"]]
+
+
 async def test_a_batch_is_cut_to_the_largest_preferred_size_that_is_full(make_batcher, make_request, model):
     batcher = make_batcher(max_rows=8, preferred_rows=(2, 4))
     first = await occupy(batcher, model, make_request(0))
