@@ -52,6 +52,7 @@ class Model:
             batched=self.batched,
             usual=usual,
             instances=settings.instances,
+            ragged=settings.ragged,
         )
         self._inference_seconds = 0.0
         self.servable = Servable(
@@ -66,6 +67,7 @@ class Model:
             canary=settings.canary.get(settings.version),
             canary_key=settings.canary_key,
             refuse_nonfinite=settings.refuse_nonfinite,
+            ragged=settings.ragged,
         )
         self.load_seconds = time.perf_counter() - started
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Protocol
 
 from sidecar.errors import ConfigError
+from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.settings import ModelSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
@@ -34,8 +35,8 @@ class Runtime(Protocol):
     def prepare_instance(self) -> None:
         """Called after it on each of several threads that run the model at the same time."""
 
-    def example(self, rows: int) -> Mapping[str, Tensor]:
-        """Valid inputs of a batch of `rows`; the same at each call."""
+    def example(self, rows: int, length: int = UNKNOWN_SIZE) -> Mapping[str, Tensor]:
+        """Valid inputs of a batch of `rows`, with `length` for sizes that are not known; the same at each call."""
 
     def tap_points(self) -> Sequence[TapPoint]:
         """Everywhere that an activation may be seen, in the model's order; some of it may never run."""

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from sidecar.errors import Caught, InferenceError, OutOfMemoryError
-from sidecar.runtime import Runtime, concatenate
+from sidecar.runtime import Runtime, concatenate, padding
 from sidecar.runtime.memory import found_no_memory
-from sidecar.types import Batch, Batches, InferReply, InferRequest, Recorder, Tensor
+from sidecar.types import Batch, Batches, InferReply, InferRequest, Ragged, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
 
@@ -31,6 +31,7 @@ class Executor:
     instances: threads that run batches at the same time. One batch is observed at a time, on whichever of them it
         comes, because the banks that an observed batch writes have one writer; what else is chosen meanwhile is
         answered by the plain variant and counted as dropped.
+    ragged: how requests of different lengths are put together; None where they are not.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class Executor:
         batched: bool,
         usual: float,
         instances: int = 1,
+        ragged: Ragged | None = None,
     ) -> None:
         self.seconds = 0.0
         self._instances = instances
+        self._ragged = ragged
         self._opening, self._adding = threading.Lock(), threading.Lock()
         self._runtime = runtime
         self._recorder = recorder
@@ -134,11 +137,16 @@ class Executor:
     def _replies(self, requests: Sequence[InferRequest], run: Run) -> list[InferReply]:
         started = time.perf_counter()
         try:
-            outputs = run(concatenate([request.inputs for request in requests]))
+            outputs = run(self._batch(requests))
         finally:
             with self._adding:
                 self.seconds += time.perf_counter() - started
         return self._split(requests, outputs)
+
+    def _batch(self, requests: Sequence[InferRequest]) -> Mapping[str, Tensor]:
+        if self._ragged is not None:
+            return padding.pad(requests, self._ragged)
+        return concatenate([request.inputs for request in requests])
 
     def _split(self, requests: Sequence[InferRequest], outputs: Mapping[str, Tensor]) -> list[InferReply]:
         if not self._batched:
@@ -149,12 +157,16 @@ class Executor:
                 raise InferenceError(
                     f"output {name} has shape {tensor.array.shape} for a batch of {rows} rows"
                 )
+        ragged = self._ragged
+        if ragged is not None:
+            padding.check(outputs, requests[0].bucket, ragged)
         replies, start = [], 0
         for request in requests:
             end = start + request.rows
-            replies.append(
-                InferReply({name: Tensor(t.datatype, t.array[start:end]) for name, t in outputs.items()})
-            )
+            own = {name: Tensor(t.datatype, t.array[start:end]) for name, t in outputs.items()}
+            if ragged is not None:
+                own = padding.cut(own, request.length, ragged)
+            replies.append(InferReply(own))
             start = end
         return replies
 

@@ -8,7 +8,7 @@ import torch
 
 from sidecar.errors import ConfigError, ModelError
 from sidecar.runtime import onnx_signature
-from sidecar.runtime.examples import example
+from sidecar.runtime.examples import UNKNOWN_SIZE, example
 from sidecar.runtime.memory import return_freed_memory
 from sidecar.runtime.onnx_external import ELEMENT_TYPES
 from sidecar.runtime.onnx_file import OnnxFile, read
@@ -62,8 +62,8 @@ class OnnxRuntime:
     def prepare_instance(self) -> None:
         """Nothing either: a session may run on several threads at once."""
 
-    def example(self, rows: int) -> dict[str, Tensor]:
-        return example(self.inputs, rows, batched=self._batched)
+    def example(self, rows: int, length: int = UNKNOWN_SIZE) -> dict[str, Tensor]:
+        return example(self.inputs, rows, length, batched=self._batched)
 
     def tap_points(self) -> list[TapPoint]:
         return tap_points(self._graph)

@@ -12,7 +12,7 @@ from torch import nn
 
 from sidecar.errors import InferenceError, ModelError
 from sidecar.runtime import exported, factory, modules, transformers
-from sidecar.runtime.examples import example
+from sidecar.runtime.examples import UNKNOWN_SIZE, example
 from sidecar.runtime.trial import batch_sizes
 from sidecar.settings import ModelSettings, TensorSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
@@ -129,8 +129,8 @@ class TorchRuntime:
             stream.wait_stream(torch.cuda.default_stream(self._device))
             torch.cuda.set_stream(stream)
 
-    def example(self, rows: int) -> dict[str, Tensor]:
-        return example(self.inputs, rows, batched=self._settings.batching.max_rows > 0)
+    def example(self, rows: int, length: int = UNKNOWN_SIZE) -> dict[str, Tensor]:
+        return example(self.inputs, rows, length, batched=self._settings.batching.max_rows > 0)
 
     def _arguments(self, batch: Mapping[str, Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         """The inputs on the model's device, in their order: by position and, beyond those, by name."""

@@ -28,7 +28,7 @@ from sidecar.types import Clock, InferReply, InferRequest, Servable, ServingObse
 logger = logging.getLogger("sidecar.server")
 
 Kind = tuple[Any, ...]
-"""Datatype and trailing shape of every input. Only requests of one kind can share a batch."""
+"""Datatype and trailing shape of every input, or the bucket they are padded to. Only one kind can share a batch."""
 
 RESTART_SECONDS = 1.0
 """A model whose thread failed in a way that nobody foresaw is not ready for so long."""
@@ -46,8 +46,11 @@ class Waiting:
         self.request = request
         self.done = done
         self.since = since
-        self.kind: Kind = tuple(
-            [(tensor.datatype, tensor.array.shape[1:]) for tensor in request.inputs.values()]
+        # What is padded has one length, and all its other sizes are the model's.
+        self.kind: Kind = (
+            (request.bucket,)
+            if request.bucket
+            else tuple([(tensor.datatype, tensor.array.shape[1:]) for tensor in request.inputs.values()])
         )
         self.bytes = sum([tensor.array.nbytes for tensor in request.inputs.values()])
         self._claim = threading.Lock()

@@ -37,7 +37,10 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(error):
 
 
 def test_only_a_lack_of_memory_becomes_a_model_that_does_not_fit():
-    with pytest.raises(ModelError, match="model m does not fit into memory: .*can't allocate"), must_fit("model m"):
+    with (
+        pytest.raises(ModelError, match=r"model m does not fit into memory: .*can't allocate"),
+        must_fit("model m"),
+    ):
         ask_torch()
-    with pytest.raises(RuntimeError, match="^shapes$"), must_fit("model m"):
+    with pytest.raises(RuntimeError, match=r"^shapes$"), must_fit("model m"):
         raise RuntimeError("shapes")

@@ -314,6 +314,18 @@ async def test_a_batch_is_cut_to_the_largest_preferred_size_that_is_full(make_ba
     assert ids(model) == [["0"], ["1", "2", "3", "4"], ["5", "6"], ["7"]]
 
 
+async def test_requests_of_one_bucket_share_a_batch_whatever_their_shapes(make_batcher, make_request, model):
+    batcher = make_batcher(max_rows=8)
+    first = await occupy(batcher, model, make_request(0))
+    requests = [make_request(number, width=number) for number in range(1, 5)]
+    for one in requests:
+        one.length, one.bucket = one.inputs["x"].array.shape[1], 4 if one.id == "4" else 3
+    others = await queue_up(batcher, *requests)
+    model.gate.set()
+    await asyncio.gather(first, *others)
+    assert ids(model) == [["0"], ["1", "2", "3"], ["4"]]
+
+
 async def test_the_wait_for_company_ends_at_the_smallest_preferred_size(make_batcher, make_request, model):
     batcher = make_batcher(max_rows=8, max_delay_ms=NEVER_MS, preferred_rows=(3,))
     await asyncio.gather(*(batcher.submit(make_request(number)) for number in range(3)))
