@@ -145,8 +145,8 @@ class Executor:
 
     def _batch(self, requests: Sequence[InferRequest]) -> Mapping[str, Tensor]:
         if self._ragged is not None:
-            return padding.pad(requests, self._ragged)
-        return concatenate([request.inputs for request in requests])
+            return padding.pad(requests, self._ragged, self._runtime.empty)
+        return concatenate([request.inputs for request in requests], self._runtime.empty)
 
     def _split(self, requests: Sequence[InferRequest], outputs: Mapping[str, Tensor]) -> list[InferReply]:
         if not self._batched:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from sidecar.errors import ConfigError, ModelError
-from sidecar.runtime import onnx_signature
+from sidecar.runtime import Empty, new, onnx_signature
 from sidecar.runtime.examples import UNKNOWN_SIZE, example
 from sidecar.runtime.memory import return_freed_memory
 from sidecar.runtime.onnx_external import ELEMENT_TYPES
@@ -40,6 +40,7 @@ class OnnxRuntime:
                     f"{tensor.name} has datatype {tensor.datatype}; the onnx runtime takes {', '.join(ELEMENT_TYPES)}"
                 )
         self._batched = settings.batching.max_rows > 0
+        self.empty: Empty = new
         self._engine = Engine(settings.device, settings.threads)
         file = read(settings.path)
         onnx_signature.check(settings, file.graph.graph)

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from sidecar.errors import InferenceError
-from sidecar.runtime import concatenate
+from sidecar.runtime import Empty, join, new
 from sidecar.types import InferRequest, Ragged, Tensor
 
 
-def pad(requests: Sequence[InferRequest], ragged: Ragged) -> dict[str, Tensor]:
+def pad(requests: Sequence[InferRequest], ragged: Ragged, empty: Empty = new) -> dict[str, Tensor]:
     """The inputs of requests of one bucket as one batch, of that length; always a copy."""
-    if all(request.length == request.bucket for request in requests):
-        return concatenate([request.inputs for request in requests])
-    whole = {name: tensor for name, tensor in requests[0].inputs.items() if name not in ragged.inputs}
-    batch = concatenate([{name: request.inputs[name] for name in whole} for request in requests])
-    # In the model's order.
+    nothing = all(request.length == request.bucket for request in requests)
     return {
-        name: _padded(requests, name, ragged) if name in ragged.inputs else batch[name]
+        name: join([request.inputs[name] for request in requests], name, empty)
+        if nothing or name not in ragged.inputs
+        else _padded(requests, name, ragged, empty)
         for name in requests[0].inputs
     }
 
 
-def _padded(requests: Sequence[InferRequest], name: str, ragged: Ragged) -> Tensor:
+def _padded(requests: Sequence[InferRequest], name: str, ragged: Ragged, empty: Empty) -> Tensor:
     dimension, first = ragged.inputs[name], requests[0].inputs[name]
     shape = list(first.array.shape)
     shape[0], shape[dimension] = sum([request.rows for request in requests]), requests[0].bucket
-    joined = np.full(shape, ragged.pad_values[name], first.array.dtype)
+    joined = empty(name, shape, first.array.dtype)
+    joined.fill(ragged.pad_values[name])
     along = joined.swapaxes(1, dimension)
     start = 0
     for request in requests:

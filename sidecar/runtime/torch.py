@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from sidecar.errors import InferenceError, ModelError
-from sidecar.runtime import exported, factory, modules, transformers
+from sidecar.runtime import Empty, exported, factory, modules, new, transformers
 from sidecar.runtime.examples import UNKNOWN_SIZE, example
+from sidecar.runtime.staging import Staging
 from sidecar.runtime.trial import batch_sizes
 from sidecar.settings import ModelSettings, TensorSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
@@ -73,6 +74,8 @@ class TorchRuntime:
             torch.empty(0, device=self._device)
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"device {settings.device} cannot be used: {error}") from error
+        # On a CPU a model may give back its input, and replies must not see the next batch.
+        self.empty: Empty = Staging().empty if self._device.type == "cuda" else new
         self._graph: Graph = modules
         self._positional = len(self.inputs)
         self._copy: Callable[[], nn.Module] = lambda: share(self._model)
@@ -139,7 +142,8 @@ class TorchRuntime:
             values = torch.from_numpy(batch[spec.name].array)
             if spec.datatype == "BF16":
                 values = values.view(torch.bfloat16)
-            tensors.append(values.to(self._device))
+            # Nothing is waited for where the memory is pinned.
+            tensors.append(values.to(self._device, non_blocking=True))
         names = [spec.name for spec in self.inputs[self._positional :]]
         by_name = dict(zip(names, tensors[self._positional :], strict=True))
         return tensors[: self._positional], by_name

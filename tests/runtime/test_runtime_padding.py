@@ -45,6 +45,13 @@ def test_what_is_padded_and_cut_again_is_what_came(sizes, dimension):
         start = end
 
 
+def test_used_memory_is_filled_anew():
+    how = ragged(2)
+    dirty = lambda _, shape, dtype: np.full(shape, 99, dtype)  # noqa: E731
+    batch = padding.pad([request(0, 2, 3, how), request(1, 1, 0, how)], how, dirty)
+    assert not any(np.any(tensor.array == 99) for tensor in batch.values())
+
+
 @given(sizes=shapes)
 def test_everything_beyond_a_request_is_the_padding_value(sizes):
     how = ragged(2)
