@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sidecar.export import triton
 from sidecar.export.catalogue import CATALOGUE, MODEL, TAP, Metric
 from sidecar.settings import (
     BatchingSettings,
     CaptureSettings,
+    ConsoleSettings,
     DriftSettings,
     ExportSettings,
     LogSettings,
@@ -25,6 +27,7 @@ from sidecar.settings import (
     RepositorySettings,
     Section,
     ServerSettings,
+    StoreSettings,
     TensorSettings,
     TimelineSettings,
     VersionPolicySettings,
@@ -46,8 +49,10 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `model`, `version` | as configured; `-` stands for requests to a model that is not served |
 | `layer` | depth of the tap in the model, an integer from 0 |
 | `site` | where in the layer: `resid`, `attn_out`, `mlp_out`, `logits`, `stage`, or the module's name |
+| `method` | `ModelInfer`, `ModelStreamInfer`, `Check` or `Watch` of the health service, or `other` |
 | `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
-| `kind` | `nan`, `+inf` or `-inf` |
+| `kind` | `nan`, `+inf` or `-inf`; of a cause `numeric`, `mix` or `covariate` |
+| `format` | a number format: `float16`, `bfloat16`, `e4m3` or `e5m2` |
 | `setting` | settings of `[server]` that name the files |
 | `rank` | 1 for the channel that moved most |
 | `reason`, `part` | see the metric |
@@ -72,9 +77,28 @@ def metrics_page(catalogue: Sequence[Metric]) -> str:
     models = [metric for metric in catalogue if metric not in taps and metric.labels[: len(MODEL)] == MODEL]
     others = [metric for metric in catalogue if metric not in taps and metric not in models]
     sections = (("Of each model", models), ("Of each tap", taps), ("Of the process", others))
-    return METRICS + "".join(
-        f"\n## {title}\n\n{METRICS_HEAD}{metric_rows(found)}" for title, found in sections
+    tables = [f"\n## {title}\n\n{METRICS_HEAD}{metric_rows(found)}" for title, found in sections]
+    return METRICS + "".join(tables) + triton_section()
+
+
+def triton_section() -> str:
+    reasons = "".join(
+        f"| `{theirs}` | {', '.join(f'`{reason}`' for reason in ours)} |\n"
+        for theirs, ours in triton.REASONS.items()
     )
+    return f"{TRITON}\n{METRICS_HEAD}{metric_rows(triton.NAMES)}\n{TRITON_REASONS}{reasons}"
+
+
+TRITON = """
+## Under Triton's names
+
+With `export.triton_names = true` the metrics of serving are exported under the names that Triton Inference Server
+has for them too, with its labels and its microseconds, so dashboards made for it go on working. Their kind is
+unknown, because a counter of Prometheus' formats ends in `_total` and these do not; queries make no difference.
+Triton counts no request whose input it refuses; here that is a failure for reason `OTHER`.
+"""
+
+TRITON_REASONS = "| `reason` of Triton | `reason` of `sidecar_rejected_requests_total` |\n|---|---|\n"
 
 
 CONFIGURATION = """\
@@ -104,8 +128,10 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("[repository]", RepositorySettings),
     ("[capture]", CaptureSettings),
     ("[timeline]", TimelineSettings),
+    ("[store]", StoreSettings),
     ("[drift]", DriftSettings),
     ("[export]", ExportSettings),
+    ("[console]", ConsoleSettings),
     ("[log]", LogSettings),
 )
 

@@ -126,7 +126,8 @@ class Model:
         started, self.servable.ready = self.servable.ready, False
         self.executor.close()
         if self.observation and started:
-            await asyncio.to_thread(self.observation.drainer.stop, STOP_SECONDS)
+            await asyncio.to_thread(self.observation.stop, STOP_SECONDS)
+            self.observation.timeline.close()
 
     def watched(self) -> Watched:
         observation = self.observation

@@ -38,6 +38,11 @@ class Observation:
     drainer: Drainer = field(init=False)
     silent: tuple[Tap, ...] = ()
 
+    def stop(self, timeout: float) -> None:
+        """Drain once more, and keep what drift has found where the settings say so."""
+        self.drainer.stop(timeout)
+        self.recorder.guard.shield("judge", self.monitor.keep, None)()
+
 
 def observe(
     model: Runtime, settings: ModelSettings, everything: Settings, choose: capture.Choose, clock: Clock
@@ -60,6 +65,8 @@ def observe(
     plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0, longer=longer)
     taps = tuple(placement.tap for placement in plan)
     slots = everything.capture.slots_on(settings.device)
+    # A row of a model without a batch dimension is no request.
+    logits = capture.logits_among(model.outputs if settings.batching.max_rows else (), settings.logits)
     recorder = Recorder(
         choose,
         Guard(),
@@ -68,6 +75,7 @@ def observe(
         device=torch.device(settings.device),
         clock=clock,
         shared=settings.instances > 1,
+        outputs=capture.Outputs(logits, slots) if logits else None,
     )
     if settings.ragged:
         recorder.tells_padding = _tells_padding(settings, plan)
@@ -82,7 +90,7 @@ def observe(
     timeline = Timeline(taps, everything.timeline.pane_seconds, everything.timeline.keep_panes, clock)
     reference = Reference.load(settings.baseline) if settings.baseline else None
     if reference:
-        reference.check(settings.name, taps)
+        reference.check(settings.name, taps, everything.drift.stratify_by)
     monitor = DriftMonitor(
         settings.name,
         settings.version,

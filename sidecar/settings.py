@@ -33,6 +33,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 SharedMemoryKey = Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$")]
+T = TypeVar("T", bound="Section")
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
 
@@ -151,12 +152,14 @@ class TensorSettings(Section):
     datatype: name of the Open Inference Protocol.
     shape: batch dimension first where there is one; -1 is any size.
     pad_value: integer that an input is filled up with where `batching.ragged_buckets` pads it, such as a padding token.
+    labels: of an output, text file with one label a line, for clients that ask for classes instead of values.
     """
 
     name: Label
     datatype: str
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
     pad_value: int = 0
+    labels: Path | None = None
 
     @field_validator("datatype")
     @classmethod
@@ -256,6 +259,8 @@ class ModelSettings(Section):
     threads: threads of one run; 0 leaves the choice to the runtime.
     taps: globs over the names that `sidecar taps` lists; empty means the residual blocks or stages that are found.
     baseline: reference to compare with; without one it is recorded from the first live requests.
+    logits: output that holds class logits [rows, classes], from which energy, margin and predicted class are taken;
+        by default one that is called "logits", "" for none.
     tolerance: largest |difference| between the outputs of both variants; 0 means bitwise equal.
     refuse_nonfinite: refuse requests whose inputs hold NaN or an infinity, which are otherwise only counted.
     batching: a table of its own, below.
@@ -282,6 +287,7 @@ class ModelSettings(Section):
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     refuse_nonfinite: bool = False
     baseline: Path | None = None
+    logits: str | None = None
     batching: BatchingSettings = BatchingSettings()
 
     @model_validator(mode="after")
@@ -290,6 +296,8 @@ class ModelSettings(Section):
             raise ValueError("give either source, a factory, or path, a file or folder that holds the model")
         if self.path is not None and self.weights is not None:
             raise ValueError("weights go with source; what path names has its own")
+        if labelled := [tensor.name for tensor in self.inputs if tensor.labels]:
+            raise ValueError(f"input {labelled[0]} has labels, which only outputs may have")
         if self.instances > 1 and self.compile:
             raise ValueError("instances above 1 do not go with compile: a compiled graph runs on one thread")
         return self
@@ -398,18 +406,43 @@ class TimelineSettings(Section):
     keep_panes: Annotated[int, Field(ge=6, le=100_000)] = 60
 
 
+class StoreSettings(Section):
+    """What is kept on disk.
+
+    path: SQLite file of panes, made where there is none; "" keeps nothing.
+    keep_days: how long; older panes are coarser, up to 360 times `timeline.pane_seconds`.
+    max_megabytes: how much (of 10**6 bytes), write-ahead log of a few MB excluded. Where that is too little for
+        keep_days, the oldest panes of whichever span takes most go first.
+    """
+
+    path: str = "activations.db"
+    keep_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+    max_megabytes: Annotated[float, Field(ge=1, le=1_000_000)] = 2_000.0
+
+    def anchored(self, base: Path) -> StoreSettings:
+        return self.model_copy(update={"path": str(base / self.path)}) if self.path else self
+
+
 class DriftSettings(Section):
     """When an alarm is raised.
 
     requests_between_false_alarms: average run length between false alarms, per model.
     reference_requests: live requests that make a reference where no baseline is configured.
     window_seconds: what effect sizes are computed over.
+    stratify_by: judge each request by reference requests of its own kind alone: of the same value of the request
+        parameter of this name, or of the same `predicted_class`; "" judges all by all.
+    state: folder in which reference and evidence are kept, so that they survive a restart; none by default.
+    keep_request_ids: how the state names the most extreme requests while drift is active: by their ids, by a hash
+        (the first 8 bytes of BLAKE2b), or not at all. Who knows an id, or can guess it, finds it by its hash.
     seed: of the random tie-breaks in p-values.
     """
 
     requests_between_false_alarms: Annotated[int, Field(ge=100, le=10**12)] = 1_000_000
     reference_requests: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
     window_seconds: Seconds = 60.0
+    stratify_by: str = ""
+    state: Path | None = None
+    keep_request_ids: Literal["none", "hashed", "plain"] = "hashed"
     seed: int = 0
 
 
@@ -417,9 +450,23 @@ class ExportSettings(Section):
     """What a scrape may cost.
 
     max_series: hard cap on time series of activations; taps beyond it are left out and counted.
+    triton_names: export the metrics of serving under the names of Triton Inference Server as well.
     """
 
     max_series: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
+    triton_names: bool = False
+
+
+class ConsoleSettings(Section):
+    """What the API and the page may show, and what answering may cost.
+
+    min_requests: fewest observed requests that an answer may be about. Activations can be inverted to what caused
+        them, so an aggregate of very few requests is as secret as the requests; 1 withholds nothing.
+    budget: share of one core that answers may take on average; beyond it they are refused for a while.
+    """
+
+    min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    budget: Annotated[float, Field(gt=0, le=64)] = 0.25
 
 
 class LogSettings(Section):
@@ -439,8 +486,10 @@ class Settings(Section):
     repository: RepositorySettings = RepositorySettings()
     capture: CaptureSettings = CaptureSettings()
     timeline: TimelineSettings = TimelineSettings()
+    store: StoreSettings = StoreSettings()
     drift: DriftSettings = DriftSettings()
     export: ExportSettings = ExportSettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("models")
@@ -595,7 +644,7 @@ def _siblings(root: type[Section], place: Sequence[str | int]) -> list[str]:
 def _anchor(settings: Settings, base: Path) -> Settings:
     """Relative paths made relative to the folder of the file they stand in."""
 
-    def anchored(section: Section) -> Section:
+    def anchored(section: T) -> T:
         changes = {
             name: base / value
             for name in type(section).model_fields
@@ -603,10 +652,16 @@ def _anchor(settings: Settings, base: Path) -> Settings:
         }
         return section.model_copy(update=changes)
 
+    def anchored_model(model: ModelSettings) -> ModelSettings:
+        outputs = tuple(anchored(output) for output in model.outputs)
+        return anchored(model.model_copy(update={"outputs": outputs}))
+
     return settings.model_copy(
         update={
             "server": anchored(settings.server),
-            "models": tuple(anchored(model) for model in settings.models),
+            "models": tuple(anchored_model(model) for model in settings.models),
+            "store": settings.store.anchored(base),
             "repository": anchored(settings.repository),
+            "drift": anchored(settings.drift),
         }
     )

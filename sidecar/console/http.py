@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
@@ -18,7 +19,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidecar import __version__
+from sidecar.console import comparison
+from sidecar.console.comparison import plain
 from sidecar.export.activations import Watched
+from sidecar.timeline import StoreStatus
 
 OPEN_PATHS = ("/livez", "/readyz")
 """Probes of an orchestrator carry no secret."""
@@ -37,11 +41,14 @@ def application(
     admits: Callable[[bytes | None], bool],
     stale: Callable[[], Collection[str]],
     leaving: Callable[[], bool],
+    store: Callable[[], StoreStatus] | None = None,
+    more: Sequence[Route] = (),
 ) -> Starlette:
     """The paths of the port; all but /livez and /readyz ask who is there.
 
     admits: whether a header `authorization`, or none, is good enough.
     stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
+    store: how the panes on disk fare; None where none are kept. more: paths of the API.
     """
 
     def metrics(request: Request) -> Response:
@@ -71,10 +78,9 @@ def application(
         return JSONResponse(answer, status_code=200 if ready else 503)
 
     def status(_: Request) -> Response:
-        return Response(
-            json.dumps({"models": [model_status(source, window_seconds) for source in tuple(watched)]}),
-            media_type="application/json",
-        )
+        models = [model_status(source, window_seconds) for source in tuple(watched)]
+        kept = asdict(store()) if store else None
+        return Response(json.dumps({"models": models, "store": kept}), media_type="application/json")
 
     def page(_: Request) -> Response:
         models = "".join(
@@ -91,6 +97,8 @@ def application(
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/api/v1/status", status),
+            *comparison.routes(watched),
+            *more,
         ],
         middleware=[Middleware(Guard, admits=admits)],
     )
@@ -144,11 +152,18 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
     answer |= {
         "reference_requests": drift.reference_requests,
         "reference_ready": drift.reference_ready,
+        "reference_small": drift.reference_small,
+        "reference_widening": _number(drift.reference_widening),
+        "strata": list(drift.strata),
         "judged_requests": drift.judged_requests,
         "model_evidence": _number(drift.model_evidence),
         "alarm_level": drift.alarm_level,
         "layer_alarm_level": drift.layer_alarm_level,
         "model_alarms": drift.model_alarms,
+        "direction_evidence": drift.direction_evidence,
+        "output": asdict(drift.output) if drift.output else None,
+        "cause": plain(asdict(drift.cause)) if drift.cause else None,
+        "across_layers": plain(asdict(drift.across)),
     }
     for layer in drift.layers:
         window = source.timeline.window(window_seconds, layer.tap)
@@ -171,12 +186,19 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "active": layer.active,
                 "alarms": layer.alarms,
                 "alarm_ordinals": list(layer.alarm_ordinals),
-                "psi": _number(layer.psi),
-                "jensen_shannon": _number(layer.jensen_shannon),
-                "mean_shift": _number(layer.mean_shift),
+                "psi": _number(layer.effects.psi),
+                "jensen_shannon": _number(layer.effects.jensen_shannon),
+                "kolmogorov_smirnov": _number(layer.effects.kolmogorov_smirnov),
+                "wasserstein": _number(layer.effects.wasserstein),
+                "mean_shift": _number(layer.effects.mean_shift),
+                "frechet": _number(layer.effects.frechet),
+                "no_drift_levels": plain(layer.effects.levels),
+                "times_level": _number(layer.effects.times_level),
                 "shifted_statistic": layer.shifted_statistic,
                 "worst_channels": [[channel, _number(shift)] for channel, shift in layer.worst_channels],
-                "dead_channels": _number(layer.dead_channels),
+                "dead_channels": layer.instability.dead_channels,
+                "instability": plain(asdict(layer.instability)),
+                "between_requests": plain(asdict(layer.between)),
             }
         )
     return answer

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sidecar.errors import Caught, InferenceError, OutOfMemoryError
 from sidecar.runtime import Runtime, concatenate, padding
 from sidecar.runtime.memory import found_no_memory
-from sidecar.types import Batch, Batches, InferReply, InferRequest, Ragged, Recorder, Tensor
+from sidecar.types import Batch, Batches, Cost, InferReply, InferRequest, Ragged, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
 
@@ -88,10 +88,16 @@ class Executor:
             self._run_plain(batch)
             return True
         observed = self._observed = _Observed(batch)
+
+        def instrumented(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            outputs = self._runtime.instrumented(inputs)
+            recorder.answered(outputs)
+            return outputs
+
         replies: list[InferReply] = []
         with Caught() as caught:
             try:
-                replies = self._replies(batch.requests, self._runtime.instrumented)
+                replies = self._replies(batch.requests, instrumented)
             finally:
                 # The next to be observed may begin as soon as the recorder is closed.
                 if mine := observed.claim():
@@ -135,13 +141,21 @@ class Executor:
         return InferenceError("the model failed")
 
     def _replies(self, requests: Sequence[InferRequest], run: Run) -> list[InferReply]:
+        began = time.perf_counter()
+        inputs = self._batch(requests)
         started = time.perf_counter()
         try:
-            outputs = run(self._batch(requests))
+            outputs = run(inputs)
         finally:
+            ended = time.perf_counter()
             with self._adding:
-                self.seconds += time.perf_counter() - started
-        return self._split(requests, outputs)
+                self.seconds += ended - began
+        replies = self._split(requests, outputs)
+        split = time.perf_counter()
+        cost = Cost(started - began, ended - started, split - ended, byte_count(inputs), byte_count(outputs))
+        for reply in replies:
+            reply.cost = cost
+        return replies
 
     def _batch(self, requests: Sequence[InferRequest]) -> Mapping[str, Tensor]:
         if self._ragged is not None:
@@ -183,6 +197,16 @@ class Executor:
             elif observed.claim():
                 _log.error("an observed batch is stuck; the plain variant answers it")
                 self._begin(batches, observed.batch)
+
+
+def byte_count(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of all values; of a string, those it has."""
+    return sum(
+        [
+            sum(map(len, array.flat)) if (array := tensor.array).dtype.hasobject else array.nbytes
+            for tensor in tensors.values()
+        ]
+    )
 
 
 class _Observed:

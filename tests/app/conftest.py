@@ -43,12 +43,19 @@ def configure():
                 "sample_rate": 1.0, "budget": 1.0, "drain_seconds": 0.01, "patience_ms": 30_000, "slots": 1024,
             },
             "drift": {"reference_requests": 200},
+            "store": {"path": ""},
         }  # fmt: skip
         for section, keys in sections.items():
             tree[section] = {**tree.get(section, {}), **keys}
         return settings.resolve(tree, {}, base=Path())
 
     return configure
+
+
+@pytest.fixture(params=["completion queue", "grpc.aio"])
+def front_end(request, monkeypatch):
+    """Both servers that may stand at the port, one after the other."""
+    monkeypatch.setattr("sidecar.server.listener.tested", lambda: request.param != "grpc.aio")
 
 
 class Client:
@@ -61,8 +68,9 @@ class Client:
         self._stub = stub
         self._numbers = itertools.count()
 
-    async def infer(self, pixels: np.ndarray) -> np.ndarray:
-        message = pb.ModelInferRequest(model_name="digits", id=f"r{next(self._numbers)}")
+    async def infer(self, pixels: np.ndarray, version: str = "") -> np.ndarray:
+        name = f"r{next(self._numbers)}"
+        message = pb.ModelInferRequest(model_name="digits", model_version=version, id=name)
         message.inputs.add(name="pixels", datatype="FP32", shape=pixels.shape)
         message.raw_input_contents.append(pixels.tobytes())
         reply = await self._stub.ModelInfer(message, timeout=60)

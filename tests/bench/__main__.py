@@ -4,10 +4,18 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, kernel, serving
+from tests.bench import capture, drift, drift_scenarios, kernel, overload, serving, store
 
-BENCHMARKS = {"kernel": kernel.run, "capture": capture.run, "serving": serving.run}
-BY_NAME_ONLY = {"serving"}
+BENCHMARKS = {
+    "kernel": kernel.run,
+    "capture": capture.run,
+    "drift": drift.run,
+    "drift_scenarios": drift_scenarios.run,
+    "serving": serving.run,
+    "overload": overload.run,
+    "store": store.run,
+}
+BY_NAME_ONLY = {"serving", "overload"}
 FOLDER = Path("build/bench")
 
 

@@ -13,19 +13,28 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from sidecar import errors
 from sidecar.export.activations import SERIES_PER_TAP
-from sidecar.export.catalogue import CATALOGUE, SECONDS_BUCKETS, TAP
-from sidecar.export.serving import CODES, ServingMetrics
+from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, SECONDS_BUCKETS, TAP
+from sidecar.export.serving import CODES, REASONS, ServingMetrics
+from sidecar.export.triton import NAMES, TritonNames
+from sidecar.export.triton import REASONS as TRITON_REASONS
+from sidecar.types import Cost
 
+OF_ONE_VERSION = [metric for metric in CATALOGUE if metric not in OF_FURTHER_VERSIONS]
 GOLDEN = Path(__file__).parent.parent / "golden" / "metrics.txt"
+
+
+COST = Cost(0.0001220703125, 0.5, 0.00006103515625, 24, 40)
 
 
 def serve_some(serving):
     serving.request_started("digits", "1")
     serving.request_started("digits", "1")
-    serving.request_finished("digits", "1", "OK", 0.0078125)
-    serving.batch_finished("digits", "1", 3, [0.0, 0.03125], 0.5, False)
+    serving.request_finished("digits", "1", "OK", 0.0078125, "")
+    serving.batch_finished("digits", "1", 3, [0.0, 0.03125], COST)
     serving.queue_length("digits", "1", 4)
+    serving.call_ended("/inference.GRPCInferenceService/ModelInfer", "OK")
 
 
 def test_a_scrape_is_the_golden_file(export, fixed_model, plain_model):
@@ -46,10 +55,10 @@ def spelled(metric):
 
 
 def test_a_scrape_holds_the_catalogue_and_nothing_else(export, fixed_model):
-    assert set(export(fixed_model).samples()) == set().union(*map(spelled, CATALOGUE))
+    assert set(export(fixed_model).samples()) == set().union(*map(spelled, OF_ONE_VERSION))
 
 
-@pytest.mark.parametrize("metric", CATALOGUE, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", OF_ONE_VERSION, ids=lambda metric: metric.name)
 def test_a_family_is_of_the_kind_and_labels_that_the_catalogue_says(export, fixed_model, metric):
     families = {family.name: family for family in export(fixed_model).registry.collect()}
     family = families[metric.name.removesuffix("_total")]
@@ -86,8 +95,8 @@ def test_every_label_set_exists_from_the_start(export, fresh_model, fixed_model)
     later = export(fixed_model)
     for code in CODES:
         later.serving.request_started("digits", "1")
-        later.serving.request_finished("digits", "1", code, 0.1)
-    later.serving.batch_finished("digits", "1", 3, [0.1], 0.5, False)
+        later.serving.request_finished("digits", "1", code, 0.1, "")
+    later.serving.batch_finished("digits", "1", 3, [0.1], COST)
     assert label_sets(export(fresh_model(3))) == label_sets(later)
 
 
@@ -113,7 +122,7 @@ def test_an_effect_size_is_nan_before_there_is_a_reference(export, fresh_model, 
 
 def test_32_layers_with_two_sites_cost_at_most_2000_series(export, fresh_model):
     samples = export(fresh_model(32, ("attn_out", "mlp_out"))).samples()
-    names = [metric.name for metric in CATALOGUE if metric.labels[:4] == TAP]
+    names = [metric.name for metric in OF_ONE_VERSION if metric.labels[:4] == TAP]
     series = sum(len(samples[name]) for name in names)
     assert series == 64 * SERIES_PER_TAP <= 2000
     assert samples["sidecar_series"] == [({}, series)]
@@ -125,7 +134,7 @@ def test_the_cap_leaves_whole_taps_out_and_counts_them(export, fresh_model, cap)
     models = fresh_model(3, name="a"), fresh_model(3, name="b")
     samples = export(*models, max_series=cap).samples()
     kept = cap // SERIES_PER_TAP
-    for metric in CATALOGUE:
+    for metric in OF_ONE_VERSION:
         if metric.labels[:4] == TAP:
             taps = {(one["model"], one["layer"]) for one, _ in samples[metric.name]}
             assert len(taps) == kept
@@ -157,6 +166,8 @@ def test_layers_are_plain_integers_and_nobody_is_a_label(export, fixed_model):
         "code",
         "setting",
         "le",
+        "format",
+        "method",
         "state",
     }
 
@@ -177,7 +188,7 @@ def test_a_module_name_that_needs_quoting_survives_a_scrape(export, fresh_model)
 def test_a_request_is_counted_by_its_code(export, plain_model, code):
     exported = export(plain_model)
     exported.serving.request_started("plain", "2")
-    exported.serving.request_finished("plain", "2", code, 0.3)
+    exported.serving.request_finished("plain", "2", code, 0.3, "")
     samples = exported.samples()
     assert {labels["code"] for labels, value in samples["sidecar_requests_total"] if value} == {code}
     assert samples["sidecar_requests_in_flight"][0][1] == 0
@@ -187,7 +198,7 @@ def test_a_request_is_counted_by_its_code(export, plain_model, code):
 def test_a_code_that_is_not_listed_is_an_internal_error(export, plain_model):
     exported = export(plain_model)
     exported.serving.request_started("plain", "2")
-    exported.serving.request_finished("plain", "2", "DATA_LOSS", 0.3)
+    exported.serving.request_finished("plain", "2", "DATA_LOSS", 0.3, "")
     codes = {labels["code"]: value for labels, value in exported.samples()["sidecar_requests_total"]}
     assert codes["INTERNAL"] == 1
     assert set(codes) == set(CODES)
@@ -214,7 +225,7 @@ def test_a_bucket_counts_every_value_up_to_its_bound(values, on_bounds):
     seen = values + on_bounds
     for value in seen:
         serving.request_started("m", "1")
-        serving.request_finished("m", "1", "OK", value)
+        serving.request_finished("m", "1", "OK", value, "")
     name = "sidecar_request_duration_seconds"
     for bound in SECONDS_BUCKETS:
         labels = {"model": "m", "version": "1", "le": str(bound)}
@@ -223,3 +234,95 @@ def test_a_bucket_counts_every_value_up_to_its_bound(values, on_bounds):
     assert registry.get_sample_value(f"{name}_sum", {"model": "m", "version": "1"}) == pytest.approx(
         sum(seen)
     )
+
+
+def test_a_call_is_counted_by_its_method_and_nobody_can_add_a_label(export, plain_model):
+    exported = export(plain_model)
+    exported.serving.call_ended("/inference.GRPCInferenceService/ModelInfer", "OK")
+    exported.serving.call_ended("/inference.GRPCInferenceService/ModelConfig", "OK")
+    exported.serving.call_ended("/made/up", "DATA_LOSS")
+    counted = [(labels, value) for labels, value in exported.samples()["sidecar_calls_total"] if value]
+    assert counted == [
+        ({"method": "ModelInfer", "code": "OK"}, 1),
+        ({"method": "other", "code": "OK"}, 1),
+        ({"method": "other", "code": "UNKNOWN"}, 1),
+    ]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_request_that_is_not_answered_is_counted_by_its_reason(export, plain_model, reason):
+    exported = export(plain_model)
+    exported.serving.request_started("plain", "2")
+    exported.serving.request_finished("plain", "2", "INTERNAL", 0.3, reason)
+    counted = exported.samples()["sidecar_rejected_requests_total"]
+    assert {labels["reason"]: value for labels, value in counted if value} == {reason: 1}
+
+
+def test_every_reason_of_an_error_is_exported():
+    kinds = [errors.RequestError, *errors.RequestError.__subclasses__()]
+    instances = [kind("text") for kind in kinds]
+    assert {error.reason for error in instances} <= set(REASONS)
+
+
+def test_a_batch_that_failed_has_no_stages_and_no_bytes(export, plain_model):
+    exported = export(plain_model)
+    exported.serving.batch_finished("plain", "2", 3, [0.1], None)
+    samples = exported.samples()
+    assert samples["sidecar_batch_rows_count"][0][1] == 1
+    assert samples["sidecar_batch_compute_duration_seconds_count"][0][1] == 0
+
+
+def test_triton_names_say_what_triton_would(export, plain_model):
+    exported = export(plain_model)
+    exported.registry.register(TritonNames(exported.serving))
+    for code, reason in (
+        ("OK", ""),
+        ("OK", ""),
+        ("RESOURCE_EXHAUSTED", "queue_full"),
+        ("CANCELLED", "cancelled"),
+    ):
+        exported.serving.request_started("plain", "2")
+        exported.serving.request_finished("plain", "2", code, 0.25, reason)
+    exported.serving.batch_finished("plain", "2", 3, [0.5, 0.125], Cost(0.001, 0.01, 0.0001))
+    exported.serving.batch_finished("plain", "2", 7, [0.5], None)
+    exported.serving.queue_length("plain", "2", 9)
+    found = {
+        (name, labels.get("reason", "")): value
+        for name, series in exported.samples().items()
+        for labels, value in series
+        if name.startswith("nv_") and labels["model"] == "plain" and labels["version"] == "2"
+    }
+    assert found == {
+        ("nv_inference_request_success", ""): 2,
+        ("nv_inference_request_failure", "REJECTED"): 1,
+        ("nv_inference_request_failure", "CANCELED"): 1,
+        ("nv_inference_request_failure", "BACKEND"): 0,
+        ("nv_inference_request_failure", "OTHER"): 0,
+        ("nv_inference_count", ""): 3,
+        ("nv_inference_exec_count", ""): 1,
+        ("nv_inference_request_duration_us", ""): 500_000,
+        ("nv_inference_queue_duration_us", ""): 1_125_000,
+        ("nv_inference_compute_input_duration_us", ""): 2_000,
+        ("nv_inference_compute_infer_duration_us", ""): 20_000,
+        ("nv_inference_compute_output_duration_us", ""): 200,
+        ("nv_inference_pending_request_count", ""): 9,
+    }
+
+
+def test_every_reason_of_ours_is_one_of_tritons():
+    assert sorted(reason for ours in TRITON_REASONS.values() for reason in ours) == sorted(REASONS)
+
+
+@pytest.mark.parametrize(
+    ("generate", "parse"), [(generate_latest, parse_text), (generate_openmetrics, parse_openmetrics)]
+)
+def test_triton_names_keep_their_spelling_in_both_formats(export, plain_model, generate, parse):
+    exported = export(plain_model)
+    exported.registry.register(TritonNames(exported.serving))
+    read = {
+        sample.name: tuple(sample.labels)
+        for family in parse(generate(exported.registry).decode())
+        for sample in family.samples
+        if sample.name.startswith("nv_")
+    }
+    assert read == {metric.name: metric.labels for metric in NAMES}
