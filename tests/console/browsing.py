@@ -17,8 +17,9 @@ from tests.console.kept import NOW
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
+    """Of one module, because no test of a coroutine can run while Playwright's loop does."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed here")
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -91,7 +92,7 @@ class Visit:
         return [url for url in self.asked if not url.startswith(ours)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def seen(chromium, kept_panes):
     """`seen(place)`: a tab that is opened once, at a view of the kept panes."""
     served, tabs = Pages(kept_panes, (), None), {}
