@@ -111,6 +111,7 @@ class Demo:
         config.write_text(CONFIG.format(model=MODEL, weights=weights, **_ports()), encoding="utf-8")
         async with server(config) as (grpc_address, http_address):
             self._addresses = {
+                "page": f"http://{http_address}/",
                 "metrics": f"http://{http_address}/metrics",
                 "status": f"http://{http_address}/api/v1/status",
                 "gRPC": grpc_address,
