@@ -47,8 +47,9 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `layer` | depth of the tap in the model, an integer from 0 |
 | `site` | where in the layer: `resid`, `attn_out`, `mlp_out`, `logits`, `stage`, or the module's name |
 | `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
-| `kind` | `nan`, `+inf` or `-inf` |
+| `kind` | `nan`, `+inf` or `-inf`; of a cause `numeric`, `mix` or `covariate` |
 | `setting` | settings of `[server]` that name the files |
+| `format` | a number format: `float16`, `bfloat16`, `e4m3` or `e5m2` |
 | `rank` | 1 for the channel that moved most |
 | `reason`, `part` | see the metric |
 

@@ -4,9 +4,15 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, kernel, serving
+from tests.bench import capture, drift, drift_scenarios, kernel, serving
 
-BENCHMARKS = {"kernel": kernel.run, "capture": capture.run, "serving": serving.run}
+BENCHMARKS = {
+    "kernel": kernel.run,
+    "capture": capture.run,
+    "drift": drift.run,
+    "drift_scenarios": drift_scenarios.run,
+    "serving": serving.run,
+}
 BY_NAME_ONLY = {"serving"}
 FOLDER = Path("build/bench")
 
