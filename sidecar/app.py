@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
@@ -30,6 +30,7 @@ class Sidecar:
         self.settings = settings
         self._versions = Versions(settings, clock)
         registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         watched = self._versions.watched
         window = settings.drift.window_seconds
         registry.register(ActivationCollector(watched, window, settings.export.max_series))

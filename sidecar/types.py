@@ -291,6 +291,7 @@ class TelemetryStatus:
     """How the observation of one model fares: what exporters and readiness show of it.
 
     instrumented: the instrumented variant passed its self-check. detail: why not, or what it misses, or "".
+    wanted: telemetry was asked for, so a model without it is a fault.
     sample_rate: share of requests that is chosen now. sampled: requests observed. refused: requests chosen
         and not observed, because the budget was spent. dropped, failures: counts by reason and by part.
     silent: taps that saw nothing of the requests that were sampled last.
@@ -309,3 +310,4 @@ class TelemetryStatus:
     telemetry_seconds: float = 0.0
     inference_seconds: float = 0.0
     last_drain: float = 0.0
+    wanted: bool = True

@@ -98,6 +98,7 @@ class ActivationCollector(Collector):
             page.add(catalogue.MODEL_ALARMS, labels, drift.model_alarms)
             page.add(catalogue.REFERENCE_REQUESTS, labels, drift.reference_requests)
             page.add(catalogue.REFERENCE_READY, labels, drift.reference_ready)
+            page.add(catalogue.REFERENCE_CREATED, labels, drift.reference_created)
             page.add(catalogue.REFERENCE_WIDENING, labels, drift.reference_widening)
             page.add(catalogue.DIRECTION_EVIDENCE, labels, drift.direction_evidence)
             output = drift.output
@@ -152,6 +153,7 @@ class ActivationCollector(Collector):
 
 def _telemetry(page: _Page, labels: tuple[str, str], status: TelemetryStatus) -> None:
     page.add(catalogue.INSTRUMENTED, labels, status.instrumented)
+    page.add(catalogue.TELEMETRY_WANTED, labels, status.wanted)
     page.add(catalogue.SAMPLE_RATE, labels, status.sample_rate)
     page.add(catalogue.SAMPLED, labels, status.sampled)
     page.add(catalogue.REFUSED, labels, status.refused)

@@ -73,6 +73,9 @@ INSTRUMENTED = Metric(
     "sidecar_instrumented", "gauge",
     "1 while the instrumented variant passed its self-check and may run, else 0.", MODEL,
 )  # fmt: skip
+TELEMETRY_WANTED = Metric(
+    "sidecar_telemetry_wanted", "gauge", "1 where capture.enabled asks for telemetry, else 0.", MODEL
+)
 SAMPLE_RATE = Metric(
     "sidecar_sample_rate_ratio", "gauge",
     "Share of requests chosen for observation now: capture.sample_rate, or what capture.budget pays for.",
@@ -266,6 +269,11 @@ REFERENCE_REQUESTS = Metric("sidecar_reference_requests", "gauge", "Requests in 
 REFERENCE_READY = Metric(
     "sidecar_reference_ready", "gauge", "1 once the reference is complete and drift is judged, else 0.", MODEL
 )
+REFERENCE_CREATED = Metric(
+    "sidecar_reference_created_timestamp_seconds", "gauge",
+    "When the newest request of the complete reference was seen; it changes when the baseline does.",
+    MODEL, "timestamp",
+)  # fmt: skip
 REFERENCE_WIDENING = Metric(
     "sidecar_reference_widening_ratio", "gauge",
     "What a bet on a shift of one sigma is divided by, because the reference is finite; 1.04 at 5,000 requests.",

@@ -45,7 +45,8 @@ TEMPLATE_LABEL = re.compile(r"\$labels\.(\w+)")
 def labels_of(series: str) -> set[str]:
     """Labels the series may have: the catalogue's, for a recorded one those of what it is made of."""
     if series in RECORDED:
-        return set().union(*(labels_of(name) for name, _ in NAME.findall(RECORDED[series])))
+        beyond = {"layer", "site"} if series.startswith("model:") else set()
+        return set().union(*(labels_of(name) for name, _ in NAME.findall(RECORDED[series]))) - beyond
     extra = {"le"} if series.endswith("_bucket") else set()
     return {*SERIES[series].labels, *SCRAPE_LABELS, *extra}
 
