@@ -19,6 +19,7 @@ from sidecar.export.catalogue import CATALOGUE, MODEL, TAP, Metric
 from sidecar.settings import (
     BatchingSettings,
     CaptureSettings,
+    ConsoleSettings,
     DriftSettings,
     ExportSettings,
     LogSettings,
@@ -26,6 +27,7 @@ from sidecar.settings import (
     RepositorySettings,
     Section,
     ServerSettings,
+    StoreSettings,
     TensorSettings,
     TimelineSettings,
     VersionPolicySettings,
@@ -125,8 +127,10 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("[repository]", RepositorySettings),
     ("[capture]", CaptureSettings),
     ("[timeline]", TimelineSettings),
+    ("[store]", StoreSettings),
     ("[drift]", DriftSettings),
     ("[export]", ExportSettings),
+    ("[console]", ConsoleSettings),
     ("[log]", LogSettings),
 )
 

@@ -14,6 +14,7 @@ from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.triton import TritonNames
 from sidecar.model import STOP_SECONDS, Model
+from sidecar.recall import Memory
 from sidecar.server.security import Role
 from sidecar.server.server import Server
 from sidecar.settings import Settings
@@ -32,6 +33,9 @@ class Sidecar:
         self._versions = Versions(settings, clock)
         registry = CollectorRegistry()
         watched = self._versions.watched
+        self._memory = Memory(settings, watched, clock)
+        self._memory.register(registry)
+        self._versions.remember(self._memory.remember)
         window = settings.drift.window_seconds
         registry.register(ActivationCollector(watched, window, settings.export.max_series))
         serving = ServingMetrics(self._versions.known, registry)
@@ -44,6 +48,7 @@ class Sidecar:
             serving,
             self._versions,
             clock,
+            self._memory.ask,
         )
         tokens, certificates = self._grpc.tokens, self._grpc.certificates
         registry.register(StaleFiles(self._stale))
@@ -54,6 +59,8 @@ class Sidecar:
             lambda authorization: tokens.role(authorization) is not Role.NOBODY,
             lambda: [name for name, stale in self._stale().items() if stale],
             lambda: self._leaving,
+            self._memory.store,
+            self._memory.api.routes(),
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False
@@ -76,6 +83,7 @@ class Sidecar:
         except ConfigError:
             await self._grpc.stop()
             raise
+        self._memory.start()
         for model in self.models:
             model.start()
         await self._grpc.refresh_health()
@@ -92,3 +100,4 @@ class Sidecar:
         for model in self.models:
             await model.stop()
         await asyncio.to_thread(self._http.stop, STOP_SECONDS)
+        await asyncio.to_thread(self._memory.stop, STOP_SECONDS)

@@ -30,6 +30,10 @@ class SketchError(SidecarError):
     """Sketches of different shapes were merged, or stored bytes are not a sketch."""
 
 
+class StoreError(SidecarError):
+    """The store of panes cannot be read or written. Shown to operators only; telemetry goes on without it."""
+
+
 class RequestError(SidecarError):
     """Root of what a client is told about its own request. reason: by which such errors are counted."""
 
@@ -92,6 +96,10 @@ class LoadError(RequestError):
 
 class ForbiddenError(RequestError):
     """An admin call where server.admin is false."""
+
+
+class WithheldError(RequestError):
+    """An aggregate of so few requests that it could tell of one of them."""
 
 
 class UnauthenticatedError(RequestError):

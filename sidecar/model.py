@@ -121,6 +121,7 @@ class Model:
         self.executor.close()
         if self.observation and started:
             await asyncio.to_thread(self.observation.drainer.stop, STOP_SECONDS)
+            self.observation.timeline.close()
 
     def watched(self) -> Watched:
         observation = self.observation

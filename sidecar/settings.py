@@ -344,6 +344,23 @@ class TimelineSettings(Section):
     keep_panes: Annotated[int, Field(ge=6, le=100_000)] = 60
 
 
+class StoreSettings(Section):
+    """What is kept on disk.
+
+    path: SQLite file of panes, made where there is none; "" keeps nothing.
+    keep_days: how long; older panes are coarser, up to 360 times `timeline.pane_seconds`.
+    max_megabytes: how much (of 10**6 bytes), write-ahead log of a few MB excluded. Where that is too little for
+        keep_days, the oldest panes of whichever span takes most go first.
+    """
+
+    path: str = "activations.db"
+    keep_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+    max_megabytes: Annotated[float, Field(ge=1, le=1_000_000)] = 2_000.0
+
+    def anchored(self, base: Path) -> StoreSettings:
+        return self.model_copy(update={"path": str(base / self.path)}) if self.path else self
+
+
 class DriftSettings(Section):
     """When an alarm is raised.
 
@@ -370,6 +387,18 @@ class ExportSettings(Section):
     triton_names: bool = False
 
 
+class ConsoleSettings(Section):
+    """What the API and the page may show, and what answering may cost.
+
+    min_requests: fewest observed requests that an answer may be about. Activations can be inverted to what caused
+        them, so an aggregate of very few requests is as secret as the requests; 1 withholds nothing.
+    budget: share of one core that answers may take on average; beyond it they are refused for a while.
+    """
+
+    min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    budget: Annotated[float, Field(gt=0, le=64)] = 0.25
+
+
 class LogSettings(Section):
     """What is written to standard error.
 
@@ -387,8 +416,10 @@ class Settings(Section):
     repository: RepositorySettings = RepositorySettings()
     capture: CaptureSettings = CaptureSettings()
     timeline: TimelineSettings = TimelineSettings()
+    store: StoreSettings = StoreSettings()
     drift: DriftSettings = DriftSettings()
     export: ExportSettings = ExportSettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("models")
@@ -559,6 +590,7 @@ def _anchor(settings: Settings, base: Path) -> Settings:
         update={
             "server": anchored(settings.server),
             "models": tuple(anchored_model(model) for model in settings.models),
+            "store": settings.store.anchored(base),
             "repository": anchored(settings.repository),
         }
     )

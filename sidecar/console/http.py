@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidecar import __version__
 from sidecar.export.activations import Watched
+from sidecar.timeline import StoreStatus
 
 OPEN_PATHS = ("/livez", "/readyz")
 """Probes of an orchestrator carry no secret."""
@@ -37,11 +39,14 @@ def application(
     admits: Callable[[bytes | None], bool],
     stale: Callable[[], Collection[str]],
     leaving: Callable[[], bool],
+    store: Callable[[], StoreStatus] | None = None,
+    more: Sequence[Route] = (),
 ) -> Starlette:
     """The paths of the port; all but /livez and /readyz ask who is there.
 
     admits: whether a header `authorization`, or none, is good enough.
     stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
+    store: how the panes on disk fare; None where none are kept. more: paths of the API.
     """
 
     def metrics(request: Request) -> Response:
@@ -71,10 +76,9 @@ def application(
         return JSONResponse(answer, status_code=200 if ready else 503)
 
     def status(_: Request) -> Response:
-        return Response(
-            json.dumps({"models": [model_status(source, window_seconds) for source in tuple(watched)]}),
-            media_type="application/json",
-        )
+        models = [model_status(source, window_seconds) for source in tuple(watched)]
+        kept = asdict(store()) if store else None
+        return Response(json.dumps({"models": models, "store": kept}), media_type="application/json")
 
     def page(_: Request) -> Response:
         models = "".join(
@@ -91,6 +95,7 @@ def application(
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/api/v1/status", status),
+            *more,
         ],
         middleware=[Middleware(Guard, admits=admits)],
     )

@@ -136,6 +136,11 @@ class DriftMonitor:
                 self._state = self._snapshot()
             return self._state
 
+    def evidence(self) -> npt.NDArray[np.float64]:
+        """float64[taps], of each layer in nats, without the rest of the state."""
+        with self._lock:
+            return self._detector.layer_evidence
+
     @property
     def reference(self) -> Reference | None:
         """What requests are judged by; None while it is recorded."""

@@ -137,6 +137,22 @@ SERIES_DROPPED = Metric(
     "sidecar_series_dropped", "gauge", "Time series left out because export.max_series was reached.", ()
 )
 
+STORE_WRITABLE = Metric(
+    "sidecar_store_writable", "gauge", "1 while panes are written to store.path, 0 while they cannot be.", ()
+)
+STORE_BYTES = Metric("sidecar_store_bytes", "gauge", "What the panes in the store take on disk.", (), "bytes")
+STORE_PANES = Metric("sidecar_store_panes_total", "counter", "Panes written to the store.", ())
+STORE_DROPPED = Metric(
+    "sidecar_store_dropped_panes_total", "counter",
+    "Panes not written, because the disk was full, writing failed or fell behind.", (),
+)  # fmt: skip
+STORE_SET_ASIDE = Metric(
+    "sidecar_store_set_aside_total", "counter",
+    "Stores that were renamed and begun anew, because the file was damaged or the clock jumped.", (),
+)  # fmt: skip
+STORE_SECONDS = Metric(
+    "sidecar_store_seconds_total", "counter", "CPU time of writing to the store.", (), "seconds"
+)
 FILES_STALE = Metric(
     "sidecar_files_stale", "gauge",
     "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",

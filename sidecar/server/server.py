@@ -14,9 +14,9 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
+from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc, telemetry_pb2
 from sidecar.errors import ConfigError, RequestError
-from sidecar.server import admin, limits, listener, tls
+from sidecar.server import admin, limits, listener, telemetry, tls
 from sidecar.server.batching import Batcher
 from sidecar.server.files import FromFiles
 from sidecar.server.health import Health
@@ -44,7 +44,7 @@ class Server:
     """Serves `servables` from `start` to `stop`, once.
 
     batching: settings by model name and version, for each servable and all that `repository` may load.
-    wall: seconds since the epoch.
+    wall: seconds since the epoch. ask: answers `sidecar.v1.ActivationTelemetry`; None leaves that service out.
     tokens, certificates: who is let in, for whatever else listens; kept up to date with their files from `start` on.
     Raises ConfigError where a certificate, key or token file cannot be read, or a model cannot be batched.
     """
@@ -57,8 +57,10 @@ class Server:
         observer: ServingObserver,
         repository: Repository | None = None,
         wall: Clock = time.time,
+        ask: telemetry.Ask | None = None,
     ) -> None:
         self._settings = settings
+        self._ask = ask
         self.certificates = tls.certificates(settings)
         self.tokens = Tokens(settings)
         statistics = Statistics(observer, wall)
@@ -115,8 +117,11 @@ class Server:
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._ask:
+            telemetry.register(server, self._ask)
         if self._settings.reflection:
-            names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+            names = [SERVICE, HEALTH, reflection.SERVICE_NAME]
+            names += [telemetry.SERVICE.full_name] if self._ask else []
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
                 reflection.aio.ReflectionServicer(names, _described_services()),  # type: ignore[attr-defined]
                 server,
@@ -220,6 +225,6 @@ class _Joined:
 def _described_services() -> DescriptorPool:
     """What reflection may show. Ours live in a pool of their own, the standard services in protobuf's."""
     pool = DescriptorPool()
-    for module in (open_inference_pb2, health_pb2, reflection_pb2):
+    for module in (open_inference_pb2, telemetry_pb2, health_pb2, reflection_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
     return pool

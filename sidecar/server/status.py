@@ -32,6 +32,7 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
     errors.LoadError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.WithheldError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     asyncio.CancelledError: grpc.StatusCode.CANCELLED,
 }

@@ -60,6 +60,11 @@ def _lower_bounds() -> npt.NDArray[np.float64]:
     return np.concatenate([-magnitudes[:0:-1], [0.0], magnitudes[:-1]])
 
 
+def bounds() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Lower and upper bounds of the cells of `Histogram.signed`, each float64[4097]."""
+    return _lower_bounds(), _upper_bounds()
+
+
 @dataclass(slots=True, eq=False)
 class Histogram:
     """counts: int64[4096]; the last cell, whose bits no finite value has, holds the zeros.

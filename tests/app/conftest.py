@@ -43,6 +43,7 @@ def configure():
                 "sample_rate": 1.0, "budget": 1.0, "drain_seconds": 0.01, "patience_ms": 30_000, "slots": 1024,
             },
             "drift": {"reference_requests": 200},
+            "store": {"path": ""},
         }  # fmt: skip
         for section, keys in sections.items():
             tree[section] = {**tree.get(section, {}), **keys}

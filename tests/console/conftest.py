@@ -10,9 +10,12 @@ import pytest
 from sidecar.console.http import application
 from sidecar.server.security import Role, Tokens
 from sidecar.settings import ServerSettings
+from tests.console.kept import ask, kept_panes, questioned, refused
 from tests.export.conftest import WINDOW, export, fixed_model, fresh_model, plain_model
 
-__all__ = ["export", "fixed_model", "fresh_model", "plain_model"]
+__all__ = [
+    "ask", "export", "fixed_model", "fresh_model", "kept_panes", "plain_model", "questioned", "refused",
+]  # fmt: skip
 
 
 @pytest.fixture
