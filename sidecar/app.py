@@ -10,6 +10,7 @@ from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
+from sidecar.export.exposition import Exposition
 from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.triton import TritonNames
@@ -53,7 +54,7 @@ class Sidecar:
         tokens, certificates = self._grpc.tokens, self._grpc.certificates
         registry.register(StaleFiles(self._stale))
         console = application(
-            registry,
+            Exposition(registry, settings.capture.drain_seconds),
             watched,
             window,
             lambda authorization: tokens.role(authorization) is not Role.NOBODY,

@@ -26,6 +26,7 @@ class Metric:
     """One metric family. `name` is what a query says; counters end in `_total`.
 
     unit: "seconds", "bytes", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
+    buckets: bounds of a histogram's classic buckets. native: it is a native histogram too, in protobuf.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Metric:
     labels: tuple[str, ...]
     unit: str = ""
     buckets: tuple[float, ...] = ()
+    native: bool = False
 
 
 REQUESTS = Metric(
@@ -46,23 +48,23 @@ CALLS = Metric(
 )  # fmt: skip
 REQUEST_SECONDS = Metric(
     "sidecar_request_duration_seconds", "histogram",
-    "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS,
+    "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS, native=True,
 )  # fmt: skip
 QUEUE_SECONDS = Metric(
     "sidecar_queue_duration_seconds", "histogram",
-    "Time an inference request waited for its batch to start.", MODEL, "seconds", SECONDS_BUCKETS,
+    "Time an inference request waited for its batch to start.", MODEL, "seconds", SECONDS_BUCKETS, native=True,
 )  # fmt: skip
 ASSEMBLY_SECONDS = Metric(
     "sidecar_batch_assembly_duration_seconds", "histogram",
-    "Time to put the inputs of a batch together.", MODEL, "seconds", STAGE_BUCKETS,
+    "Time to put the inputs of a batch together.", MODEL, "seconds", STAGE_BUCKETS, native=True,
 )  # fmt: skip
 COMPUTE_SECONDS = Metric(
     "sidecar_batch_compute_duration_seconds", "histogram",
-    "Time a batch took in the model, observation included.", MODEL, "seconds", STAGE_BUCKETS,
+    "Time a batch took in the model, observation included.", MODEL, "seconds", STAGE_BUCKETS, native=True,
 )  # fmt: skip
 RESPONSE_SECONDS = Metric(
     "sidecar_batch_response_duration_seconds", "histogram",
-    "Time to take the outputs of a batch apart.", MODEL, "seconds", STAGE_BUCKETS,
+    "Time to take the outputs of a batch apart.", MODEL, "seconds", STAGE_BUCKETS, native=True,
 )  # fmt: skip
 BATCH_ROWS = Metric(
     "sidecar_batch_rows", "histogram", "Rows per executed batch.", MODEL, buckets=ROWS_BUCKETS

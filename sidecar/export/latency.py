@@ -80,5 +80,5 @@ class Histogram:
         zeros = int(cumulative[cells.zeros - 1])
         threshold = 2.0 ** (_LOWEST / PER_OCTAVE)
         return [*classic, total], NativeHistogram(
-            total, self.sum, SCHEMA, threshold, zeros, pos_spans=spans, pos_deltas=deltas
+            total, self.sum, SCHEMA, threshold, zeros, spans, [], deltas, []
         )

@@ -57,7 +57,7 @@ def _samples(samples: list[Sample], *, exemplars: bool) -> Iterator[bytes]:
 def _braces(labels: Mapping[str, str]) -> str:
     if not labels:
         return ""
-    return "{" + ",".join([f'{name}="{_escaped(value, chr(34))}"' for name, value in labels.items()]) + "}"
+    return "{" + ",".join([f'{name}="{_escaped(value, chr(34))}"' for name, value in sorted(labels.items())]) + "}"
 
 
 def _exemplar(exemplar: Exemplar) -> str:

@@ -132,6 +132,8 @@ class Exported:
         found: dict[str, list[tuple[dict[str, str], float]]] = {}
         for family in self.registry.collect():
             for sample in family.samples:
+                if sample.native_histogram is not None:
+                    continue
                 found.setdefault(sample.name, []).append((sample.labels, sample.value))
         return found
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar import errors
 from sidecar.export.activations import SERIES_PER_TAP
 from sidecar.export.catalogue import CATALOGUE, SECONDS_BUCKETS, TAP
+from sidecar.export.text import openmetrics, text
 from sidecar.export.serving import CODES, REASONS, ServingMetrics
 from sidecar.export.triton import NAMES, TritonNames
 from sidecar.export.triton import REASONS as TRITON_REASONS
@@ -39,7 +39,7 @@ def serve_some(serving):
 def test_a_scrape_is_the_golden_file(export, fixed_model, plain_model):
     exported = export(fixed_model, plain_model)
     serve_some(exported.serving)
-    found = generate_latest(exported.registry).decode()
+    found = b"".join(text(exported.registry.collect())).decode()
     golden = GOLDEN.read_text(encoding="utf-8")
     changes = difflib.unified_diff(
         golden.splitlines(), found.splitlines(), "golden", "found", lineterm="", n=0
@@ -67,13 +67,13 @@ def test_a_family_is_of_the_kind_and_labels_that_the_catalogue_says(export, fixe
 
 
 @pytest.mark.parametrize(
-    ("generate", "parse"), [(generate_latest, parse_text), (generate_openmetrics, parse_openmetrics)]
+    ("generate", "parse"), [(text, parse_text), (openmetrics, parse_openmetrics)]
 )
 def test_both_formats_are_read_back_alike(export, fixed_model, plain_model, generate, parse):
     exported = export(fixed_model, plain_model)
     read = [
         (sample.name, sorted(sample.labels.items()), repr(sample.value))
-        for family in parse(generate(exported.registry).decode())
+        for family in parse(b"".join(generate(exported.registry.collect())).decode())
         for sample in family.samples
     ]
     written = [
@@ -175,7 +175,7 @@ def test_a_module_name_that_needs_quoting_survives_a_scrape(export, fresh_model)
     exported = export(fresh_model(1, (site,)))
     read = {
         sample.labels["site"]
-        for family in parse_text(generate_latest(exported.registry).decode())
+        for family in parse_text(b"".join(text(exported.registry.collect())).decode())
         for sample in family.samples
         if "site" in sample.labels
     }
@@ -312,14 +312,14 @@ def test_every_reason_of_ours_is_one_of_tritons():
 
 
 @pytest.mark.parametrize(
-    ("generate", "parse"), [(generate_latest, parse_text), (generate_openmetrics, parse_openmetrics)]
+    ("generate", "parse"), [(text, parse_text), (openmetrics, parse_openmetrics)]
 )
 def test_triton_names_keep_their_spelling_in_both_formats(export, plain_model, generate, parse):
     exported = export(plain_model)
     exported.registry.register(TritonNames(exported.serving))
     read = {
         sample.name: tuple(sample.labels)
-        for family in parse(generate(exported.registry).decode())
+        for family in parse(b"".join(generate(exported.registry.collect())).decode())
         for sample in family.samples
         if sample.name.startswith("nv_")
     }
