@@ -7,7 +7,7 @@ GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack check format test test-gpu bench-gpu test-full bench bench-serving bench-overload fuzz tools clean
+.PHONY: help demo stack check format test test-gpu bench-gpu test-full bench bench-serving bench-drift bench-overload fuzz tools clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -66,6 +66,9 @@ bench: $(READY) ## the benchmarks: ratios side by side, JSON in build/bench/
 
 bench-serving: $(READY) ## beside MLServer, Triton and bare grpc.aio; installs the peers under build/bench/venvs
 	$(BIN)/python -m tests.bench serving
+
+bench-drift: $(READY) ## detection delay beside KS, PSI, Evidently and online MMD; scenarios with known truth
+	$(BIN)/python -m tests.bench drift drift_scenarios
 
 bench-overload: $(READY) ## three times capacity for a minute, 20,000 unwanted requests, 100 restarts under load
 	$(BIN)/python -m tests.bench overload

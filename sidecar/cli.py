@@ -1,4 +1,4 @@
-"""The command line: serve, demo, taps, check, evaluate, export, baseline."""
+"""The command line: serve, demo, taps, check, evaluate, export, baseline, compare."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from sidecar import log
 from sidecar import settings as configuration
+from sidecar.baseline.commands import baseline, compare_replicas
 from sidecar.configured import Configured
 from sidecar.demo.shifts import Scenario
 from sidecar.errors import ConfigError, SidecarError
@@ -27,10 +28,8 @@ from sidecar.settings import ModelSettings, Settings
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="See what happens inside the model that you serve."
 )
-baseline = typer.Typer(
-    no_args_is_help=True, help="Record what a model's activations look like when all is well."
-)
 app.add_typer(baseline, name="baseline")
+app.command(name="compare")(compare_replicas)
 
 Config = Annotated[
     Path, typer.Option("--config", help="TOML file of settings; SIDECAR_* variables lie over it.")
@@ -247,7 +246,7 @@ def record(
     model: ModelName = None,
 ) -> None:
     """Run a file of requests through a model and keep what its activations looked like."""
-    from sidecar.baseline import record_baseline
+    from sidecar.baseline.recording import record_baseline
 
     loaded = _load(config)
     reference = record_baseline(_model(loaded, model), loaded, requests, time.time)

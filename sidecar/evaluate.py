@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sidecar import runtime
-from sidecar.baseline import read_requests, replay
+from sidecar.baseline.recording import read_requests, replay
 from sidecar.errors import ConfigError
 from sidecar.observation import observe
 from sidecar.runtime.trial import warm_up

@@ -121,6 +121,8 @@ class Model:
         self.executor.close()
         if self.observation and started:
             await asyncio.to_thread(self.observation.drainer.stop, STOP_SECONDS)
+            keep = self.observation.recorder.guard.shield("judge", self.observation.monitor.keep, None)
+            await asyncio.to_thread(keep)
             self.observation.timeline.close()
 
     def watched(self) -> Watched:

@@ -51,6 +51,8 @@ def observe(
     plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0)
     taps = tuple(placement.tap for placement in plan)
     slots = everything.capture.slots_on(settings.device)
+    # A row of a model without a batch dimension is no request.
+    logits = capture.logits_among(model.outputs if settings.batching.max_rows else (), settings.logits)
     recorder = Recorder(
         choose,
         Guard(),
@@ -59,6 +61,7 @@ def observe(
         device=torch.device(settings.device),
         clock=clock,
         shared=settings.instances > 1,
+        outputs=capture.Outputs(logits, slots) if logits else None,
     )
     model.instrument(capture.observers(plan, recorder, slots=slots, near_zero=everything.capture.near_zero))
     for rows in batch_sizes(settings):
@@ -71,7 +74,7 @@ def observe(
     timeline = Timeline(taps, everything.timeline.pane_seconds, everything.timeline.keep_panes, clock)
     reference = Reference.load(settings.baseline) if settings.baseline else None
     if reference:
-        reference.check(settings.name, taps)
+        reference.check(settings.name, taps, everything.drift.stratify_by)
     monitor = DriftMonitor(
         settings.name,
         settings.version,

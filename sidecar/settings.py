@@ -236,6 +236,8 @@ class ModelSettings(Section):
     threads: threads of one run; 0 leaves the choice to the runtime.
     taps: globs over the names that `sidecar taps` lists; empty means the residual blocks or stages that are found.
     baseline: reference to compare with; without one it is recorded from the first live requests.
+    logits: output that holds class logits [rows, classes], from which energy, margin and predicted class are taken;
+        by default one that is called "logits", "" for none.
     tolerance: largest |difference| between the outputs of both variants; 0 means bitwise equal.
     refuse_nonfinite: refuse requests whose inputs hold NaN or an infinity, which are otherwise only counted.
     batching: a table of its own, below.
@@ -262,6 +264,7 @@ class ModelSettings(Section):
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     refuse_nonfinite: bool = False
     baseline: Path | None = None
+    logits: str | None = None
     batching: BatchingSettings = BatchingSettings()
 
     @model_validator(mode="after")
@@ -367,12 +370,20 @@ class DriftSettings(Section):
     requests_between_false_alarms: average run length between false alarms, per model.
     reference_requests: live requests that make a reference where no baseline is configured.
     window_seconds: what effect sizes are computed over.
+    stratify_by: judge each request by reference requests of its own kind alone: of the same value of the request
+        parameter of this name, or of the same `predicted_class`; "" judges all by all.
+    state: folder in which reference and evidence are kept, so that they survive a restart; none by default.
+    keep_request_ids: how the state names the most extreme requests while drift is active: by their ids, by a hash
+        (the first 8 bytes of BLAKE2b), or not at all. Who knows an id, or can guess it, finds it by its hash.
     seed: of the random tie-breaks in p-values.
     """
 
     requests_between_false_alarms: Annotated[int, Field(ge=100, le=10**12)] = 1_000_000
     reference_requests: Annotated[int, Field(ge=200, le=1_000_000)] = 5_000
     window_seconds: Seconds = 60.0
+    stratify_by: str = ""
+    state: Path | None = None
+    keep_request_ids: Literal["none", "hashed", "plain"] = "hashed"
     seed: int = 0
 
 
@@ -592,5 +603,6 @@ def _anchor(settings: Settings, base: Path) -> Settings:
             "models": tuple(anchored_model(model) for model in settings.models),
             "store": settings.store.anchored(base),
             "repository": anchored(settings.repository),
+            "drift": anchored(settings.drift),
         }
     )

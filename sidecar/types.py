@@ -300,6 +300,9 @@ class Recorder(Protocol):
     def open(self, requests: Sequence[InferRequest]) -> bool:
         """True: run the instrumented variant for this batch, then call `close`. False: run the plain one."""
 
+    def answered(self, outputs: Mapping[str, Tensor]) -> None:
+        """What the batch that `open` announced gave."""
+
     def close(self) -> None:
         """The batch that `open` announced has run."""
 

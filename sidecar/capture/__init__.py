@@ -4,6 +4,7 @@ from sidecar.capture.drain import Drainer
 from sidecar.capture.governor import Governor, Spending
 from sidecar.capture.guard import Guard
 from sidecar.capture.instrument import observers
+from sidecar.capture.outputs import Outputs, logits_among
 from sidecar.capture.prices import prices
 from sidecar.capture.recorder import Recorder
 from sidecar.capture.sampling import CHOICE, Choose
@@ -15,9 +16,11 @@ __all__ = [
     "Drainer",
     "Governor",
     "Guard",
+    "Outputs",
     "Recorder",
     "Spending",
     "choose",
+    "logits_among",
     "observers",
     "plan",
     "prices",

@@ -7,6 +7,7 @@ thread calls `drain`. Their one lock is held during an observed batch, and by th
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +17,12 @@ import torch
 
 from sidecar.capture.banks import banks_on
 from sidecar.capture.guard import Guard
+from sidecar.capture.outputs import Outputs
 from sidecar.capture.prices import Price
 from sidecar.capture.sampling import Choose, Sample
 from sidecar.capture.state import TapState
 from sidecar.sketch import Moments, Reading
-from sidecar.types import Clock, InferRequest, Tap
+from sidecar.types import Clock, InferRequest, Parameter, Tap, Tensor
 
 # The drain holds the lock for a few instructions; this is for the case that its thread is switched out there.
 _FLIP_SECONDS = 0.01
@@ -38,6 +40,7 @@ class Recorder:
     max_rows: rows of the largest batch. shared: several threads run the model, and each may find that another's batch
         is being observed; where only one does, that batch is stuck. slots: sampled requests between two drains.
     sampled, dropped: requests so far; exported as metrics.
+    outputs: keeps what a classifier answers; None of other models.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
     nanoseconds: that taps reported so far. charged: those of the taps in `prices`, which report none; known
         once they are drained.
@@ -48,6 +51,7 @@ class Recorder:
     def __init__(
         self, choose: Choose, guard: Guard, *,
         slots: int, max_rows: int, device: torch.device, clock: Clock, shared: bool = False,
+        outputs: Outputs | None = None,
     ) -> None:  # fmt: skip
         self.guard = guard
         self.sampled = 0
@@ -66,12 +70,16 @@ class Recorder:
         self._batches = [0, 0]
         self._weights = np.ones((2, slots))
         self._common = np.ones((2, slots), dtype=np.bool_)
+        self._ids = [[""] * slots for _ in range(2)]
+        self._parameters: list[list[Mapping[str, Parameter]]] = [[{}] * slots for _ in range(2)]
+        self._outputs = outputs
         self._running = threading.Lock()
         self._observing = False
         self._occupied = "busy" if shared else "stuck"
         self._retired = threading.Event()
         self._retire_wanted = False
         self.open = guard.shield("sampling", self._open, False)
+        self.answered = guard.shield("tap", self._answered, None)
         self.choose = guard.shield("sampling", choose, None)
 
     def _open(self, requests: Sequence[InferRequest], *, always: bool = False) -> bool:
@@ -100,11 +108,13 @@ class Recorder:
         staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
         sampled = 0
         weights, common = self._weights[self._writing], self._common[self._writing]
+        ids, parameters = self._ids[self._writing], self._parameters[self._writing]
         staged.fill(-1)
         for request, sample in zip(requests, chosen, strict=True):
             if sample is not None and used < self.slots:
                 staged[row : row + request.rows] = used
                 weights[used], common[used] = sample
+                ids[used], parameters[used] = request.id, request.parameters
                 used += 1
                 sampled += 1
             elif sample is not None:
@@ -120,6 +130,13 @@ class Recorder:
         self.rows = row
         self.sampled += sampled if counted else 0
         return True
+
+    def _answered(self, outputs: Mapping[str, Tensor]) -> None:
+        """What the batch that `open` announced gave; called before `close`."""
+        if self._outputs:
+            started = time.perf_counter_ns()
+            self._outputs.add(outputs, self._staged.numpy(), self._writing)
+            self.nanoseconds += time.perf_counter_ns() - started
 
     def close(self) -> None:
         """The batch that `open` announced has run."""
@@ -171,7 +188,15 @@ class Recorder:
             rows[tap] = replace(seen, weights=weights, common=common)
         self.banks.clear(self.states, bank, used, [_pivot(sketch.moments) for sketch in sketches.values()])
         self._used[bank] = 0
-        return Reading(at=self._clock(), sketches=sketches, rows=rows, requests=used)
+        return Reading(
+            at=self._clock(),
+            sketches=sketches,
+            rows=rows,
+            requests=used,
+            ids=tuple(self._ids[bank][:used]),
+            parameters=tuple(self._parameters[bank][:used]),
+            outputs=self._outputs.take(bank, used) if self._outputs else None,
+        )
 
     def _charge(self, bank: int, reading: Reading) -> None:
         for tap, price in self.prices.items():

@@ -19,7 +19,7 @@ from sidecar.console.answers import (
 from sidecar.console.course import spread
 from sidecar.console.questions import BaselinesQuestion, CompareQuestion, DriftQuestion, Range, TapsQuestion
 from sidecar.console.scope import Scope, covered, told
-from sidecar.drift.effects import Cells, jensen_shannon, population_stability, signed_counts
+from sidecar.drift.effects import Cells, divergences, signed_counts
 from sidecar.sketch import TapSketch
 from sidecar.timeline import Kept, Subject
 from sidecar.timeline.statistics import STATISTICS
@@ -110,8 +110,8 @@ def _compared(
     psi = js = moved = math.nan
     if left.histogram.total and right.histogram.total:
         cells = Cells.equal_mass(signed_counts(left))
-        expected, seen = cells.shares(signed_counts(left)), cells.shares(signed_counts(right))
-        psi, js = population_stability(seen, expected), jensen_shannon(seen, expected)
+        expected, seen = (cells.counts(signed_counts(side)) for side in (left, right))
+        psi, js = map(float, divergences(seen, expected))
     if left.moments.n and left.moments.variance > 0:
         moved = (right.moments.mean - left.moments.mean) / left.moments.stddev
     return ComparedLayer(

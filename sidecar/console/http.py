@@ -17,6 +17,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidecar import __version__
+from sidecar.console import comparison
+from sidecar.console.comparison import plain
 from sidecar.export import negotiation
 from sidecar.export.activations import Watched
 from sidecar.export.exposition import Exposition
@@ -99,6 +101,7 @@ def application(
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/api/v1/status", status),
+            *comparison.routes(watched),
             *more,
         ],
         middleware=[Middleware(Guard, admits=admits)],
@@ -153,11 +156,18 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
     answer |= {
         "reference_requests": drift.reference_requests,
         "reference_ready": drift.reference_ready,
+        "reference_small": drift.reference_small,
+        "reference_widening": _number(drift.reference_widening),
+        "strata": list(drift.strata),
         "judged_requests": drift.judged_requests,
         "model_evidence": _number(drift.model_evidence),
         "alarm_level": drift.alarm_level,
         "layer_alarm_level": drift.layer_alarm_level,
         "model_alarms": drift.model_alarms,
+        "direction_evidence": drift.direction_evidence,
+        "output": asdict(drift.output) if drift.output else None,
+        "cause": plain(asdict(drift.cause)) if drift.cause else None,
+        "across_layers": plain(asdict(drift.across)),
     }
     for layer in drift.layers:
         window = source.timeline.window(window_seconds, layer.tap)
@@ -180,12 +190,19 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "active": layer.active,
                 "alarms": layer.alarms,
                 "alarm_ordinals": list(layer.alarm_ordinals),
-                "psi": _number(layer.psi),
-                "jensen_shannon": _number(layer.jensen_shannon),
-                "mean_shift": _number(layer.mean_shift),
+                "psi": _number(layer.effects.psi),
+                "jensen_shannon": _number(layer.effects.jensen_shannon),
+                "kolmogorov_smirnov": _number(layer.effects.kolmogorov_smirnov),
+                "wasserstein": _number(layer.effects.wasserstein),
+                "mean_shift": _number(layer.effects.mean_shift),
+                "frechet": _number(layer.effects.frechet),
+                "no_drift_levels": plain(layer.effects.levels),
+                "times_level": _number(layer.effects.times_level),
                 "shifted_statistic": layer.shifted_statistic,
                 "worst_channels": [[channel, _number(shift)] for channel, shift in layer.worst_channels],
-                "dead_channels": _number(layer.dead_channels),
+                "dead_channels": layer.instability.dead_channels,
+                "instability": plain(asdict(layer.instability)),
+                "between_requests": plain(asdict(layer.between)),
             }
         )
     return answer

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sidecar.drift.weighted import Array, Weighted
 from sidecar.sketch import TapSketch
+from sidecar.sketch.histogram import bounds
 
-Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 CELLS = 20
@@ -23,7 +24,7 @@ _LEAST_SIGMA = 1e-3
 class Cells:
     """About twenty cells of equal mass in the reference, over the cells of `Histogram.signed`.
 
-    group: int64[4097], the cell that each belongs to. Zeros are a cell of their own where they carry at
+    group: int64[4097], the cell that each belongs to, never falling. Zeros are a cell of their own where they carry at
     least half the mass of one; otherwise they share their neighbours'.
     """
 
@@ -41,98 +42,95 @@ class Cells:
         labels, group = np.unique(group, return_inverse=True)
         return cls(group, len(labels))
 
-    def shares(self, signed: Integers) -> Array:
-        """Share of the values in each cell, half a value added to each so that none is empty."""
-        counts = np.bincount(self.group, weights=signed, minlength=self.number) + 0.5
-        shares: Array = counts / counts.sum()
-        return shares
+    def counts(self, signed: npt.NDArray[Any]) -> Array:
+        """Values in each cell, [..., 4097] -> float64[..., cells]."""
+        starts = np.searchsorted(self.group, np.arange(self.number))
+        counts: Array = np.add.reduceat(signed.astype(np.float64), starts, axis=-1)
+        return counts
 
 
-def population_stability(p: Array, q: Array) -> float:
-    """PSI of two vectors of shares: sum of (p - q) ln(p / q), in nats; Lewis 1994."""
-    return float(np.sum((p - q) * np.log(p / q)))
+def shares(counts: Array) -> Array:
+    """Share of the values in each cell, [..., cells], half a value added to each so that none is empty."""
+    shares: Array = (counts + 0.5) / (counts + 0.5).sum(axis=-1, keepdims=True)
+    return shares
 
 
-def jensen_shannon(p: Array, q: Array) -> float:
-    """Jensen-Shannon divergence in bits, 0 (equal) to 1 (disjoint); Lin 1991, eq. 3.2."""
+def population_stability(p: Array, q: Array) -> Array:
+    """PSI of vectors of shares, [..., cells] -> [...]: sum of (p - q) ln(p / q), in nats; Lewis 1994."""
+    return np.sum((p - q) * np.log(p / q), axis=-1)  # type: ignore[no-any-return]
+
+
+def jensen_shannon(p: Array, q: Array) -> Array:
+    """Jensen-Shannon divergence in bits, 0 (equal) to 1 (disjoint), [..., cells] -> [...]; Lin 1991, eq. 3.2."""
     middle = (p + q) / 2
-    return float(np.sum(p * np.log2(p / middle) + q * np.log2(q / middle)) / 2)
-
-
-@dataclass(frozen=True, slots=True)
-class NoDriftScale:
-    """What PSI and JS average without drift, times the number of requests.
-
-    Values inside a request depend on each other, so the textbook's (cells - 1)(1/n + 1/m) over values
-    is far too small. The scale c is measured instead, between parts of the reference and the whole, and
-    n and m count requests: the no-drift value is c (1/n + 1/m).
-    """
-
-    psi: float
-    jensen_shannon: float
-
-    @classmethod
-    def measure(
-        cls, cells: Cells, whole: Integers, requests: int, chunks: Sequence[tuple[Integers, int]]
-    ) -> NoDriftScale:
-        """chunks: histogram and requests of parts of the `whole`; NaN with fewer than two of them.
-
-        A chunk of n out of m requests differs from the whole by c (1/n - 1/m) on average, because it is
-        part of it.
-        """
-        if len(chunks) < 2:
-            return cls(math.nan, math.nan)
-        expected = cells.shares(whole)
-        shares = [(cells.shares(part), 1 / n - 1 / requests) for part, n in chunks]
-        return cls(
-            psi=float(np.mean([population_stability(p, expected) / spread for p, spread in shares])),
-            jensen_shannon=float(np.mean([jensen_shannon(p, expected) / spread for p, spread in shares])),
-        )
+    return np.sum(p * np.log2(p / middle) + q * np.log2(q / middle), axis=-1) / 2  # type: ignore[no-any-return]
 
 
 def signed_counts(sketch: TapSketch) -> Integers:
     return sketch.histogram.signed()
 
 
-def divergences(
-    cells: Cells, scale: NoDriftScale, reference: TapSketch, window: TapSketch
-) -> tuple[float, float]:
-    """PSI and JS of the window against the reference, the no-drift value of each subtracted.
+def divergences(first: Array, second: Array) -> tuple[Array, Array]:
+    """PSI and Jensen-Shannon between counts in cells, [..., cells] -> [...]."""
+    p, q = shares(first), shares(second)
+    return population_stability(p, q), jensen_shannon(p, q)
 
-    About 0 on average without drift, so a single one may be negative; NaN without values.
+
+def histogram_distances(
+    first: npt.NDArray[Any], second: npt.NDArray[Any], at: Integers, sigma: float
+) -> tuple[Array, Array]:
+    """Kolmogorov-Smirnov distance, 0 to 1, and Wasserstein-1 in units of sigma, [..., cells] -> [...].
+
+    first, second: counts in those cells of `Histogram.signed` that `at` names in rising order; all others are empty.
+    The first is the largest difference of the distribution functions at edges of buckets: at most what it is of
+    the values themselves. The second is the area between them (Vallender 1974), straight lines within
+    buckets: off by at most the width of the buckets, an eighth of the magnitude of the values in them.
+    NaN where either is empty.
     """
-    if not window.histogram.total or not reference.histogram.total:
-        return math.nan, math.nan
-    expected, seen = cells.shares(signed_counts(reference)), cells.shares(signed_counts(window))
-    noise = 1 / window.counts.requests + 1 / reference.counts.requests
-    return (
-        population_stability(seen, expected) - scale.psi * noise,
-        jensen_shannon(seen, expected) - scale.jensen_shannon * noise,
+    with np.errstate(invalid="ignore"):
+        gap = np.cumsum(first, axis=-1) / first.sum(axis=-1, keepdims=True)
+        gap = gap - np.cumsum(second, axis=-1) / second.sum(axis=-1, keepdims=True)
+    before = np.concatenate([np.zeros_like(gap[..., :1]), gap[..., :-1]], axis=-1)
+    low, high = (bound[at] for bound in bounds())
+    area = _area(before, gap) @ (high - low) + np.abs(gap[..., :-1]) @ (low[1:] - high[:-1])
+    largest: Array = np.abs(gap).max(axis=-1, initial=0.0)
+    return largest, area / sigma if sigma > 0 else np.full_like(area, math.nan)
+
+
+def _area(left: Array, right: Array) -> Array:
+    """Area between 0 and a line from `left` to `right` over one unit."""
+    total = np.abs(left) + np.abs(right)
+    crossing = np.sign(left) * np.sign(right) < 0
+    apart = np.where(crossing, total, 1.0)
+    area: Array = np.where(crossing, (left**2 + right**2) / apart, total) / 2
+    return area
+
+
+def frechet(mean: Array, covariance: Array, other_mean: Array, other_covariance: Array) -> Array:
+    """Squared Frechet distance of Gaussians, [..., d] and [..., d, d] -> [...]; Dowson and Landau 1982, eq. 4."""
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+    common = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0.0)).sum(axis=-1)
+    traces = np.trace(covariance, axis1=-2, axis2=-1) + np.trace(other_covariance, axis1=-2, axis2=-1)
+    return np.sum((mean - other_mean) ** 2, axis=-1) + traces - 2 * common  # type: ignore[no-any-return]
+
+
+def shifts(reference: Weighted, window: Weighted) -> Array:
+    """Shift of the mean of each request statistic, signed, float64[statistics]; NaN where it cannot be told.
+
+    In standard deviations of the reference's requests.
+    """
+    return np.array(
+        [
+            _shift(*_spread(expected, reference.weights), _spread(seen, window.weights)[0])
+            for expected, seen in zip(reference.values.T, window.values.T, strict=True)
+        ]
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Weighted:
-    """values: float64[n, columns], one row a request, NaN where it has none. weights: float64[n]."""
-
-    values: Array
-    weights: Array
-
-
-def largest_shift(reference: Weighted, window: Weighted) -> tuple[int, float]:
-    """The request statistic whose mean moved most: (column, signed shift); (-1, NaN) where none can be told.
-
-    In standard deviations of the reference's requests. Of k columns and n requests of equal weight the
-    largest is about sqrt(2 ln(2k) / n) without drift.
-    """
-    shifts = [
-        _shift(*_spread(expected, reference.weights), _spread(seen, window.weights)[0])
-        for expected, seen in zip(reference.values.T, window.values.T, strict=True)
-    ]
-    if all(map(math.isnan, shifts)):
-        return -1, math.nan
-    column = int(np.nanargmax(np.abs(shifts)))
-    return column, shifts[column]
+def largest(shifts: Array) -> int:
+    """The column of the largest shift in either direction; -1 where none is known."""
+    return -1 if np.isnan(shifts).all() else int(np.nanargmax(np.abs(shifts)))
 
 
 def _spread(values: Array, weights: Array) -> tuple[float, float]:

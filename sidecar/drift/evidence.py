@@ -4,46 +4,38 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-Array = npt.NDArray[np.float64]
+from sidecar.drift.classes import ClassShares
+from sidecar.drift.direction import taken_over
+from sidecar.drift.ranks import normal_scores
 
-SHIFTS = (0.25, 0.5, 1.0, 2.0, 3.0)
-"""Shifts of a score, in standard deviations, that one bet each is best at; either direction."""
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+STEP = 0.25
+MULTIPLES = (1, 2, 4, 8, 12)
+"""Shifts of a score that one bet each is best at, in quarters of a standard deviation; either direction."""
+
+DIRECTION_SHARE = 0.5
+"""Of the model's stake, on the direction of all layers together."""
 
 ORDINALS_KEPT = 100
 
-_BETS = np.array([sign * shift for shift in SHIFTS for sign in (1.0, -1.0)])
-_LEAST_P = 1e-12
-
-
-@cache
-def _normal_table() -> tuple[Array, Array]:
-    """Standard normal quantiles at even steps of the log odds; linear between them to 1e-6."""
-    log_odds = np.linspace(-28.0, 28.0, 11_201)
-    normal = NormalDist()
-    return log_odds, np.array([normal.inv_cdf(1 / (1 + math.exp(-step))) for step in log_odds])
-
-
-def normal_scores(p: Array) -> Array:
-    """Standard normal quantile of 1 - p, of any shape; NaN stays NaN."""
-    clipped = np.clip(p, _LEAST_P, 1 - _LEAST_P)
-    log_odds, normal = _normal_table()
-    scores: Array = np.interp(np.log1p(-clipped) - np.log(clipped), log_odds, normal)
-    return scores
+_BETS = np.array([sign * STEP * multiple for multiple in MULTIPLES for sign in (1.0, -1.0)])
 
 
 def bets(p: Array) -> Array:
     """Betting factors of p-values, [...] -> [..., 10]; each integrates to 1 over p in (0, 1).
 
     exp(shift z - shift**2 / 2) with z the normal score of p: the likelihood ratio of a Gaussian score
-    that moved by `shift`, so no other bet grows faster when it did. NaN stays NaN.
+    that moved by `shift`, so no other bet grows faster when it did.
     """
     factors: Array = np.exp(normal_scores(p)[..., None] * _BETS - _BETS**2 / 2)
     return factors
@@ -51,24 +43,42 @@ def bets(p: Array) -> Array:
 
 # Compiled, because it runs for every observed request; without the GIL, because requests are served meanwhile.
 @njit(cache=True, nogil=True)
-def _advance(evidence: Array, z: Array, shifts: Array, discount: Array, cap: float, layers: Array) -> None:
-    """R_t = (1 + R_{t-1}) b_t for float64[taps, scores, bets], over z of float64[n, taps, scores].
+def _advance(
+    evidence: Array, z: Array, kinds: Integers, steps: Integers, strata: Integers, constant: Array, caps: Array,
+    layers: Array,
+) -> None:  # fmt: skip
+    """R_t = (1 + R_{t-1}) b_t for float64[layers, scores, bets], over z of float64[n, layers, scores].
 
-    layers: out, float64[n, taps], the mean of each tap after each request.
+    kinds: how many scores each layer has. steps: 1 where both directions are bet on, 2 where only the upper one is.
+    constant: float64[strata, layers, bets], what a bet is where z is 0. caps: of R, one for each layer.
+    layers: out, float64[n, layers], the mean of each layer after each request.
     """
-    requests, taps, scores = z.shape
+    requests, depth, _ = z.shape
+    members = evidence.shape[2]
+    factors = np.empty(members)
     for t in range(requests):
-        for tap in range(taps):
+        for layer in range(depth):
+            constants, step, cap = constant[strata[t], layer], steps[layer], caps[layer]
             total = 0.0
-            for score in range(scores):
-                value = z[t, tap, score]
-                for bet in range(len(shifts)):
-                    # A request that says nothing bets nothing: R stays.
-                    if not np.isnan(value):
-                        factor = np.exp(shifts[bet] * (value - shifts[bet] / 2)) * discount[tap, bet]
-                        evidence[tap, score, bet] = min((1.0 + evidence[tap, score, bet]) * factor, cap)
-                    total += evidence[tap, score, bet]
-            layers[t, tap] = total / (scores * len(shifts))
+            for score in range(kinds[layer]):
+                value = z[t, layer, score]
+                held = evidence[layer, score]
+                # A request that says nothing bets nothing: R stays.
+                if not np.isnan(value):
+                    # All bets are powers of the first: one exponential instead of ten.
+                    power = np.exp(STEP * value)
+                    second = power * power
+                    fourth = second * second
+                    eighth = fourth * fourth
+                    factors[0], factors[2], factors[4], factors[6] = power, second, fourth, eighth
+                    factors[8] = eighth * fourth
+                    for bet in range(0, members, 2):
+                        factors[bet + 1] = 1.0 / factors[bet]
+                    for bet in range(0, members, step):
+                        held[bet] = min((1.0 + held[bet]) * factors[bet] * constants[bet], cap)
+                for bet in range(0, members, step):
+                    total += held[bet]
+            layers[t, layer] = total * step / (kinds[layer] * members)
 
 
 @cache
@@ -90,17 +100,27 @@ class Latch:
         self.active = False
         self.alarms = 0
         self.ordinals: deque[int] = deque(maxlen=ORDINALS_KEPT)
-        self._alarm = alarm
+        self.alarm = alarm
         self._clear = clear
+
+    def state(self) -> Integers:
+        """int64[2 + ORDINALS_KEPT]: active, alarms, ordinals, and 0 where there are fewer."""
+        kept = np.zeros(2 + ORDINALS_KEPT, dtype=np.int64)
+        kept[:2] = self.active, self.alarms
+        kept[2 : 2 + len(self.ordinals)] = self.ordinals
+        return kept
+
+    def resume(self, state: Integers) -> None:
+        self.active, self.alarms = bool(state[0]), int(state[1])
+        self.ordinals.clear()
+        self.ordinals.extend(ordinal for ordinal in state[2:].tolist() if ordinal)
 
     def update(self, evidence: Array, first: int) -> None:
         """evidence: one value a request, of which the first has ordinal `first`."""
-        if not self.active and evidence.max(initial=0.0) < self._alarm:
-            return
         for ordinal, value in enumerate(evidence.tolist(), start=first):
             if self.active:
                 self.active = value > self._clear
-            elif value >= self._alarm:
+            elif value >= self.alarm:
                 self.active = True
                 self.alarms += 1
                 self.ordinals.append(ordinal)
@@ -109,15 +129,16 @@ class Latch:
 class EDetector:
     """Evidence R of every layer and of the model, updated with each request.
 
-    For each tap, score and bet b runs R_t = (1 + R_{t-1}) b_t. Without drift E[b_t] <= 1 whatever came
+    For each layer, score and bet b runs R_t = (1 + R_{t-1}) b_t. Without drift E[b_t] <= 1 whatever came
     before, so R_t - t is a supermartingale and R reaches a level N after N requests or more on average
     (Shin, Ramdas, Rinaldo, "E-detectors", 2022). A mean of such R is one again, however they depend on
-    each other: the layer's R is the mean over its scores and bets, the model's the mean over layers.
+    each other: the layer's R is the mean over its scores and bets, the model's a mean over layers with weights that
+    add up to 1. Half of it is on the last layer, the direction of all others together; the others share alike.
 
     The p-values share one reference of finite size, so given that reference E[b] is 1 only up to a
     sampling error. Every bet is divided by 1 plus twice its standard error: `reference_allowance`.
 
-    The model alarms at R >= N = `run_length`. A layer alarms at R >= taps x N, which puts the model's mean
+    The model alarms at R >= N = `run_length`. A layer of weight w alarms at R >= N / w, which puts the model's mean
     at N or above: every layer's alarm lies inside an alarm of the model, so all of them together keep N.
 
     An alarm lasts until R is down to the square root of its level. The wait from there to the next false
@@ -125,39 +146,101 @@ class EDetector:
     its layer's alarm alone; a cap only lowers R, and lets it come down when drift ends.
     """
 
-    def __init__(self, scores: int, run_length: float, reference_requests: Sequence[int]) -> None:
-        """reference_requests: one number a tap, of the requests that its p-values are ranks among."""
-        taps = len(reference_requests)
-        self.alarm_level = math.log(run_length)
-        self.layer_alarm_level = math.log(taps * run_length)
-        self.judged = 0
-        self.model = Latch(run_length, math.sqrt(run_length))
-        layer = taps * run_length
-        self.layers = tuple(Latch(layer, math.sqrt(layer)) for _ in range(taps))
-        members = scores * len(_BETS)
-        allowances = np.array([reference_allowance(requests) for requests in reference_requests])
-        self._discount = 1 / allowances
-        self._cap = 2.0 * members * layer
-        self._evidence = np.zeros((taps, scores, len(_BETS)))
-        self._layer_evidence = np.zeros(taps)
+    def __init__(
+        self,
+        kinds: Sequence[int],
+        run_length: float,
+        reference_requests: Integers,
+        classes: ClassShares | None = None,
+    ) -> None:
+        """kinds: how many scores each layer has. reference_requests: int64[strata, layers], see `Ranks.sizes`.
 
-    def update(self, p: Array) -> None:
-        """p: float64[n, taps, scores]; where it is NaN the request says nothing and R stays."""
-        if not len(p):
-            return
-        layers = np.empty(p.shape[:2])
-        _advance(self._evidence, normal_scores(p), _BETS, self._discount, self._cap, layers)
+        Of the last layer only large scores are strange. classes: a layer more, before the last.
+        """
+        scored = len(kinds)
+        depth = scored + (classes is not None)
+        self._weights = np.append(np.full(depth - 1, (1 - DIRECTION_SHARE) / (depth - 1)), DIRECTION_SHARE)
+        levels = run_length / self._weights
+        self.alarm_level = math.log(run_length)
+        self.layer_alarm_level = math.log(levels[0])
+        self._judged = np.zeros(1, dtype=np.int64)
+        self.model = Latch(run_length, math.sqrt(run_length))
+        self.layers = tuple(Latch(level, math.sqrt(level)) for level in levels.tolist())
+        allowances = np.array(
+            [[reference_allowance(size) for size in sizes] for sizes in reference_requests.tolist()]
+        )
+        self._kinds = np.array(kinds, dtype=np.int64)
+        self._steps = np.where(np.arange(scored) == scored - 1, 2, 1)
+        self._constant = np.exp(-(_BETS**2) / 2) / allowances
+        self._places = np.append(np.arange(scored - 1), depth - 1)
+        self._caps = 2.0 * self._kinds * len(_BETS) * levels[self._places]
+        self._class_cap = 2.0 * levels[0]
+        self._evidence = np.zeros((scored, max(kinds), len(_BETS)))
+        self._classes = classes
+        self._layer_evidence = np.zeros(depth)
+
+    def update(self, z: Array, strata: Integers, predicted: Integers | None = None) -> Array:
+        """The model's R after each request, float64[n].
+
+        z: float64[n, layers, scores], standard normal without drift; where it is NaN the request says nothing.
+        strata, predicted: int64[n], of each request its stratum and class, -1 where no class is known.
+        """
+        if not len(z):
+            return np.empty(0)
+        scored = np.empty(z.shape[:2])
+        _advance(self._evidence, z, self._kinds, self._steps, strata, self._constant, self._caps, scored)
+        layers = np.empty((len(z), len(self.layers)))
+        layers[:, self._places] = scored
+        if self._classes:
+            known = np.full(len(z), -1) if predicted is None else predicted
+            layers[:, -2] = self._classes.update(known, strata, self._class_cap)
         first = self.judged + 1
-        for latch, course in zip(self.layers, layers.T, strict=True):
-            latch.update(course, first)
-        self.model.update(layers.mean(axis=-1), first)
+        highest = layers.max(axis=0).tolist()
+        for latch, course, most in zip(self.layers, layers.T, highest, strict=True):
+            if latch.active or most >= latch.alarm:
+                latch.update(course, first)
+        model: Array = layers @ self._weights
+        if self.model.active or float(model.max()) >= self.model.alarm:
+            self.model.update(model, first)
         self._layer_evidence = layers[-1]
-        self.judged += len(p)
+        self._judged += len(z)
+        return model
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What `resume` goes on from."""
+        return {
+            **self._arrays(),
+            "latches": np.stack([latch.state() for latch in (self.model, *self.layers)]),
+        }
+
+    def resume(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Raises KeyError or ValueError where `state` is of something else."""
+        latches = state["latches"]
+        if latches.shape != (len(self.layers) + 1, ORDINALS_KEPT + 2):
+            raise ValueError(f"latches of {latches.shape} are not those of {len(self.layers)} layers")
+        for name, mine in self._arrays().items():
+            taken_over(mine, state[name])
+        for latch, kept in zip((self.model, *self.layers), latches, strict=True):
+            latch.resume(kept)
+
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        arrays = {"evidence": self._evidence, "layers": self._layer_evidence, "judged": self._judged}
+        return arrays | ({"classes": self._classes.evidence} if self._classes else {})
+
+    @property
+    def widening(self) -> float:
+        """What a bet on a shift of one sigma is divided by, where the reference is smallest."""
+        return float(math.exp(-0.5) / self._constant[..., 2 * MULTIPLES.index(4)].min())
+
+    @property
+    def judged(self) -> int:
+        """Requests so far."""
+        return int(self._judged[0])
 
     @property
     def model_evidence(self) -> float:
         """ln of the model's R in nats, 0 where R is below 1, comparable with `alarm_level`."""
-        return math.log(max(float(self._layer_evidence.mean()), 1.0))
+        return math.log(max(float(self._layer_evidence @ self._weights), 1.0))
 
     @property
     def layer_evidence(self) -> Array:

@@ -3,32 +3,149 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from sidecar.sketch import TapSketch
+from sidecar.sketch.formats import FORMATS, NARROW, Loss, best_exponent, headroom, loss
+from sidecar.types import Tap
+
+TOP = 10
+MASSIVE = 100.0
+MASSIVE_OVER_MEDIAN = 1000.0
+OUTLIER_POSITIONS = 0.06
+OUTLIER_LAYERS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """What an 8-bit format would lose: now, and at 2**best_exponent, the largest scale without overflow."""
+
+    now: Loss
+    best_exponent: int
+    best: Loss
 
 
 @dataclass(frozen=True, slots=True)
 class Instability:
-    """nonfinite: NaN and infinite values in the window. headroom: doublings left before float16 overflows.
+    """Of one tap in one window; NaN where there was nothing to measure.
 
-    absmax_growth: the window's absmax over the reference's, NaN without either.
-    dead_channels: channels that never fired; `dead_rate_bound` is the 95% bound on how often they may.
+    nonfinite: NaN and infinite values. headroom: format -> doublings left before it overflows.
+    absmax_growth: absmax over the reference's. rms_growth: log2 of rms over the reference's.
+    rms_change: log2 of rms over that of the window before.
+    narrowed: 8-bit format -> what it would lose.
+    massive: channels with |x| > 100 and >= 1,000 x median |x| (Sun et al., 2024).
+    rms_kurtosis: see `Channels.rms_kurtosis`. churn: share of the ten strongest channels that were not
+        among those of the window before.
+    dead_channels: never fired; always_on_channels: fired at 99.9% of positions. `rate_bound` is the 95%
+        bound on how often a dead one fires after all, and one that never rested rests.
     """
 
     nonfinite: int
-    headroom: float
+    headroom: Mapping[str, float]
     absmax_growth: float
+    rms_growth: float
+    rms_change: float
+    narrowed: Mapping[str, Narrowed]
+    massive: int
+    rms_kurtosis: float
+    churn: float
     dead_channels: int
-    dead_rate_bound: float
+    always_on_channels: int
+    rate_bound: float
 
 
-def instability(window: TapSketch, reference: TapSketch | None) -> Instability:
-    expected = reference.moments.absmax if reference else math.nan
+def instability(window: TapSketch, reference: TapSketch | None, before: TapSketch) -> Instability:
+    """before: the window before this one, empty where nothing is known of it."""
+    absmax = window.absmax
     return Instability(
         nonfinite=window.counts.nonfinite,
-        headroom=window.float16_headroom,
-        absmax_growth=window.moments.absmax / expected if expected else math.nan,
+        headroom={target.name: headroom(absmax, target) for target in FORMATS},
+        absmax_growth=absmax / reference.absmax if reference and reference.absmax else math.nan,
+        rms_growth=_octaves(window, reference) if reference else math.nan,
+        rms_change=_octaves(window, before),
+        narrowed={target.name: _narrowed(window, target.name) for target in NARROW},
+        massive=massive_channels(window),
+        rms_kurtosis=window.channels.rms_kurtosis,
+        churn=churn(before, window),
         dead_channels=int(window.channels.dead().sum()),
-        dead_rate_bound=window.channels.dead_rate_bound,
+        always_on_channels=int(window.channels.always_on().sum()),
+        rate_bound=window.channels.dead_rate_bound,
     )
+
+
+def _octaves(window: TapSketch, other: TapSketch) -> float:
+    if not window.moments.n or not other.moments.n or not window.moments.rms or not other.moments.rms:
+        return math.nan
+    return math.log2(window.moments.rms / other.moments.rms)
+
+
+def _narrowed(window: TapSketch, name: str) -> Narrowed:
+    (target,) = [one for one in NARROW if one.name == name]
+    exponent = best_exponent(window.absmax, target)
+    return Narrowed(loss(window.histogram, target), exponent, loss(window.histogram, target, exponent))
+
+
+def massive_channels(window: TapSketch) -> int:
+    """Channels whose absmax is massive: above 100, and 1,000 times the median of |x| or more."""
+    median = window.histogram.median_magnitude
+    if math.isnan(median):
+        return 0
+    absmax = window.channels.absmax
+    return int(np.count_nonzero((absmax > MASSIVE) & (absmax >= MASSIVE_OVER_MEDIAN * median)))
+
+
+def churn(before: TapSketch, window: TapSketch) -> float:
+    """Share of the ten channels of largest rms that were not among the ten of the window before."""
+    top, old = window.channels.top(TOP), before.channels.top(TOP)
+    return len(top - old) / len(top) if top and old else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class AcrossLayers:
+    """What shows only when all layers are seen together: see `outlier_features` and `depth_growth`."""
+
+    outlier_features: int
+    depth_growth: float
+
+    @classmethod
+    def of(cls, windows: Mapping[Tap, TapSketch]) -> AcrossLayers:
+        return cls(outlier_features(windows), depth_growth(windows))
+
+
+def outlier_features(windows: Mapping[Tap, TapSketch]) -> int:
+    """Channels with |x| >= 6 at 6% of the positions or more, in a quarter of the layers or more.
+
+    Layers are compared where they are alike: same site, same width. Dettmers et al., LLM.int8(), 2022, section 4.
+    """
+    alike: defaultdict[tuple[str, int], list[TapSketch]] = defaultdict(list)
+    for tap, window in windows.items():
+        if window.channels.positions:
+            alike[tap.site, tap.channels].append(window)
+    found = 0
+    for layers in alike.values():
+        often = [one.channels.outliers >= OUTLIER_POSITIONS * one.channels.positions for one in layers]
+        found += int(np.count_nonzero(np.mean(often, axis=0) >= OUTLIER_LAYERS))
+    return found
+
+
+def depth_growth(windows: Mapping[Tap, TapSketch]) -> float:
+    """Octaves by which the rms grows from one layer to the next: the slope of log2(rms) by least squares.
+
+    Over the taps of the residual stream, or of the site that most taps have; NaN with fewer than two of them.
+    """
+    sites = [tap.site for tap in windows]
+    site = "resid" if "resid" in sites else max(sites, key=sites.count, default="")
+    known = [
+        (tap.layer, math.log2(window.moments.rms))
+        for tap, window in windows.items()
+        if tap.site == site and window.moments.n and window.moments.rms > 0
+    ]
+    if len({layer for layer, _ in known}) < 2:
+        return math.nan
+    layers, octaves = np.array(known).T
+    depth = layers - layers.mean()
+    return float(depth @ (octaves - octaves[0]) / (depth @ depth))

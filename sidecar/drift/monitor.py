@@ -11,18 +11,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.effects import Cells, Weighted, divergences, largest_shift, signed_counts, worst_channels
+from sidecar.drift.between import Between, between
+from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
+from sidecar.drift.comparison import expected_of
+from sidecar.drift.effects import worst_channels
 from sidecar.drift.evidence import EDetector
-from sidecar.drift.instability import instability
+from sidecar.drift.groups import Groups
+from sidecar.drift.instability import AcrossLayers, Instability, instability
+from sidecar.drift.judge import Judge
+from sidecar.drift.keeping import Keeping
+from sidecar.drift.nodrift import EffectSizes, Expected, NoDrift, effect_sizes
 from sidecar.drift.reference import Reference, ReferenceBuilder
-from sidecar.drift.scores import FEATURES, SCORES, Scorer, features, stack_rows
+from sidecar.drift.scores import FEATURES, SCORES, features, stack_rows
+from sidecar.drift.snapshot import snapshot
+from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
+from sidecar.drift.weighted import Scale, Weighted
+from sidecar.errors import BaselineError
 from sidecar.settings import DriftSettings
-from sidecar.sketch import Reading
+from sidecar.sketch import Reading, RequestRows, TapSketch
 from sidecar.timeline import Timeline
 from sidecar.types import Tap
 
 AMPLE_REQUESTS = 5_000
 """Below it the bets give up so much for the reference's own sampling error that small drift waits."""
+
+KEEP_SECONDS = 60.0
+"""How much evidence a crash may cost."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +45,9 @@ _log = logging.getLogger(__name__)
 class LayerDrift:
     """One tap. Evidence in nats since the reference; everything else over `drift.window_seconds`.
 
-    alarm_ordinals: the newest 100, counted in judged requests from 1. psi in nats, jensen_shannon 0..1,
-    both less their no-drift value. mean_shift: of the request statistic that moved most, which is named by
-    shifted_statistic ("" if none), in standard deviations of the reference's requests.
-    worst_channels: (index, shift in the channel's standard deviations), largest first.
-    headroom in doublings. Effect sizes are NaN, and worst_channels empty, without reference or requests.
+    alarm_ordinals: the newest 100, counted in judged requests from 1. shifted_statistic: the request statistic
+    of `effects.mean_shift`, "" if none. worst_channels: (index, shift in the channel's standard deviations),
+    largest first, empty without reference or requests.
     """
 
     tap: Tap
@@ -43,16 +55,24 @@ class LayerDrift:
     active: bool
     alarms: int
     alarm_ordinals: tuple[int, ...]
-    psi: float
-    jensen_shannon: float
-    mean_shift: float
+    effects: EffectSizes
     shifted_statistic: str
     worst_channels: tuple[tuple[int, float], ...]
-    absmax_growth: float
-    headroom: float
-    dead_channels: int
-    dead_rate_bound: float
-    nonfinite: int
+    instability: Instability
+    between: Between
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDrift:
+    """What a classifier answers. evidence: of distance, energy and margin; class_evidence: of the predicted classes.
+
+    Both in nats, comparable with the level of a layer. class_evidence is 0 where requests are judged class by class.
+    """
+
+    evidence: float
+    class_evidence: float
+    active: bool
+    alarms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +80,17 @@ class DriftState:
     """Everything drift has to say at one moment; never changes.
 
     model_evidence, alarm_level and layer_alarm_level in nats. layers: in the order of the taps.
+    cause: None while no drift is active.
     reference_small: the reference has fewer than 5,000 requests, so small drift takes longer to find.
+    reference_widening: what a bet on a shift of one sigma is divided by for the sampling error of the reference.
+    strata: the kinds of requests that are judged among themselves. output: None of what is no classifier.
+    direction_evidence: of all layers together, in nats; the model alarms where it is ln 2 above `alarm_level`.
     """
 
     reference_requests: int
     reference_ready: bool
     reference_small: bool
+    reference_widening: float
     judged_requests: int
     model_evidence: float
     alarm_level: float
@@ -74,6 +99,11 @@ class DriftState:
     model_alarms: int
     model_alarm_ordinals: tuple[int, ...]
     layers: tuple[LayerDrift, ...]
+    across: AcrossLayers
+    cause: Cause | None
+    output: OutputDrift | None
+    direction_evidence: float
+    strata: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,9 +111,10 @@ class _Judge:
     """A reference and what is worked out from it once."""
 
     reference: Reference
-    scorer: Scorer
-    cells: tuple[Cells, ...]
-    features: npt.NDArray[np.float64]
+    strata: Strata
+    evidence: Judge
+    expected: tuple[Expected, ...]
+    scales: tuple[Scale, ...]
 
 
 class DriftMonitor:
@@ -99,35 +130,81 @@ class DriftMonitor:
         reference: Reference | None,
         rng: np.random.Generator,
     ) -> None:
-        """Without a reference it is recorded first. Raises BaselineError for one of something else."""
+        """Without a reference it is recorded first, unless one was kept.
+
+        Raises BaselineError for a reference of something else.
+        """
         self._lock = threading.Lock()
         self._state: DriftState | None = None
         self._judge: _Judge | None = None
-        self._taps = tuple(taps)
+        self._model, self._version, self._taps = model, version, tuple(taps)
         self._window_seconds = settings.window_seconds
+        self._keep_ids = settings.keep_request_ids
         self._timeline = timeline
         self._rng = rng
-        self._builder = ReferenceBuilder(model, version, taps, settings.reference_requests)
+        self._stratify_by = settings.stratify_by
+        self._builder = ReferenceBuilder(
+            model, version, taps, settings.reference_requests, settings.stratify_by
+        )
         self._run_length = settings.requests_between_false_alarms
-        wanted = [settings.reference_requests] * len(self._taps)
-        self._detector = EDetector(len(SCORES), self._run_length, wanted)
+        wanted = np.full((1, len(self._taps) + 1), settings.reference_requests)
+        self._detector = EDetector([len(SCORES)] * (len(self._taps) + 1), self._run_length, wanted)
+        self._keeping = Keeping(settings.state, model, version) if settings.state else None
+        self._kept_at = math.inf
+        reference = reference or self._kept(model)
         if reference:
-            reference.check(model, taps)
+            reference.check(model, taps, settings.stratify_by)
             self._judge_by(reference.arranged(taps))
+
+    def _kept(self, model: str) -> Reference | None:
+        kept = self._keeping.reference() if self._keeping else None
+        if not self._keeping or not kept:
+            return None
+        try:
+            kept.check(model, self._taps, self._stratify_by)
+        except BaselineError as error:
+            self._keeping.set_aside(error)
+            return None
+        return kept
 
     def observe(self, reading: Reading) -> None:
         """Add the reading to the reference while that is recorded, judge its requests afterwards."""
         with self._lock:
             self._state = None
             if self._judge:
-                # The share of those sampled for their route's sake changes with the rate, as drift would.
-                rows = stack_rows(reading.rows, self._taps)[:, reading.common]
-                self._detector.update(self._judge.scorer.p_values(rows, self._rng))
+                self._update(self._judge, reading)
+                self._kept_at = min(self._kept_at, reading.at)
+                if reading.at >= self._kept_at + KEEP_SECONDS:
+                    self._keep(reading.at)
             else:
                 self._builder.add(reading)
                 if self._builder.complete:
                     self._judge_by(self._builder.build())
                     del self._builder
+                    if self._keeping and self._judge:
+                        self._keeping.keep_reference(self._judge.reference)
+
+    def _update(self, judge: _Judge, reading: Reading) -> None:
+        # The share of those sampled for their route's sake changes with the rate, as drift would.
+        common = reading.common
+        rows = stack_rows(reading.rows, self._taps)[:, common]
+        outputs = reading.outputs.among(common) if reading.outputs else None
+        strata = judge.strata.numbers(labels(reading, self._stratify_by)[common])
+        judge.evidence.update(rows, outputs, strata, self._rng)
+
+    def keep(self) -> None:
+        """Write the evidence down, where the settings name a folder; called when the model stops.
+
+        Raises BaselineError when it cannot be written.
+        """
+        with self._lock:
+            self._keep(self._kept_at)
+
+    def _keep(self, at: float) -> None:
+        # Before it is written, so that a full disk costs one attempt a minute.
+        self._kept_at = at
+        if self._keeping and self._judge:
+            self._keeping.keep(self._judge.evidence, self._judge.reference, self._rng)
 
     def state(self) -> DriftState:
         """As of the end of the last `observe`; worked out by the first who asks, because few ask."""
@@ -136,10 +213,25 @@ class DriftMonitor:
                 self._state = self._snapshot()
             return self._state
 
+    def snapshot(self) -> Reference:
+        """The window as a baseline, to compare with another. Raises BaselineError while it holds no request."""
+        reference = self.reference
+        nodrift = reference.nodrift if reference else [NoDrift.unknown()] * len(self._taps)
+        return snapshot(
+            self._model, self._version, self._taps,
+            self._timeline, self._window_seconds, nodrift, self._stratify_by,
+        )  # fmt: skip
+
+    @property
+    def alarm_ordinals(self) -> tuple[int, ...]:
+        """Of the model's newest alarms, as in the state, which takes longer to work out."""
+        with self._lock:
+            return tuple(self._detector.model.ordinals)
+
     def evidence(self) -> npt.NDArray[np.float64]:
         """float64[taps], of each layer in nats, without the rest of the state."""
         with self._lock:
-            return self._detector.layer_evidence
+            return self._detector.layer_evidence[: len(self._taps)]
 
     @property
     def reference(self) -> Reference | None:
@@ -153,17 +245,29 @@ class DriftMonitor:
                 reference.requests,
                 AMPLE_REQUESTS,
             )
-        cells = tuple(Cells.equal_mass(signed_counts(sketch)) for sketch in reference.sketches)
-        scorer = Scorer(reference.rows[:, reference.common])
-        self._judge = _Judge(reference, scorer, cells, features(reference.rows))
-        self._detector = EDetector(len(SCORES), self._run_length, scorer.calibration_requests)
+        expected = expected_of(reference)
+        scales = tuple(tap.rows.known().scale() for tap in expected)
+        common = reference.common
+        outputs = reference.outputs.among(common) if reference.outputs else None
+        strata = Strata(reference.labels[common])
+        numbers = strata.numbers(reference.labels[common])
+        by_class = self._stratify_by == PREDICTED_CLASS
+        rows = reference.rows[:, common]
+        evidence = Judge(rows, outputs, numbers, len(strata), self._run_length, by_class=by_class)
+        self._judge = _Judge(reference, strata, evidence, expected, scales)
+        self._detector = evidence.detector
+        if self._keeping:
+            self._keeping.resume(evidence, reference, self._rng)
 
     def _snapshot(self) -> DriftState:
         detector, reference = self._detector, self.reference
+        windows = {tap: self._timeline.window(self._window_seconds, tap) for tap in self._taps}
+        layers = tuple(self._layer(index, window) for index, window in enumerate(windows.values()))
         return DriftState(
             reference_requests=reference.requests if reference else self._builder.requests,
             reference_ready=reference is not None,
             reference_small=reference is not None and reference.requests < AMPLE_REQUESTS,
+            reference_widening=detector.widening if reference else math.nan,
             judged_requests=detector.judged,
             model_evidence=detector.model_evidence,
             alarm_level=detector.alarm_level,
@@ -171,39 +275,76 @@ class DriftMonitor:
             model_active=detector.model.active,
             model_alarms=detector.model.alarms,
             model_alarm_ordinals=tuple(detector.model.ordinals),
-            layers=tuple(self._layer(index) for index in range(len(self._taps))),
+            layers=layers,
+            across=AcrossLayers.of(windows),
+            cause=self._cause(layers),
+            output=self._output(),
+            direction_evidence=float(detector.layer_evidence[-1]),
+            strata=self._judge.strata.names if self._judge else (),
         )
 
-    def _layer(self, index: int) -> LayerDrift:
+    def _output(self) -> OutputDrift | None:
+        beyond = slice(len(self._taps), -1)
+        latches = self._detector.layers[beyond]
+        if not latches:
+            return None
+        evidence, *classes = self._detector.layer_evidence[beyond].tolist()
+        return OutputDrift(
+            evidence,
+            class_evidence=classes[0] if classes else 0.0,
+            active=any(latch.active for latch in latches),
+            alarms=sum(latch.alarms for latch in latches),
+        )
+
+    def _cause(self, layers: Sequence[LayerDrift]) -> Cause | None:
+        suspects = [
+            Suspect(
+                layer.tap, layer.active, layer.evidence, layer.instability.nonfinite, layer.worst_channels
+            )
+            for layer in layers
+        ]
+        suspect = first_suspect(suspects, model_active=self._detector.model.active)
+        if suspect is None or self._judge is None:
+            return None
+        reference, index = self._judge.reference, self._taps.index(suspect.tap)
+        readings = self._timeline.readings(self._window_seconds)
+        rows = RequestRows.concat([one.rows[suspect.tap] for one in readings if suspect.tap in one.rows])
+        ids = [each for one in readings for each in one.ids]
+        return cause(
+            suspect,
+            FEATURES,
+            Requests(self._judge.expected[index].rows, reference.rows[index, :, -1] > 0, reference.groups),
+            Requests(
+                Weighted(features(rows.values), rows.weights),
+                rows.nonfinite > 0,
+                Groups.of(readings),
+                shown(ids, self._keep_ids),
+            ),
+        )
+
+    def _layer(self, index: int, window: TapSketch) -> LayerDrift:
         tap, latch = self._taps[index], self._detector.layers[index]
-        window = self._timeline.window(self._window_seconds, tap)
-        psi = js = shift = math.nan
-        column = -1
-        worst: list[tuple[int, float]] = []
-        expected = None
-        if self._judge:
-            reference = self._judge.reference
-            expected = reference.sketches[index]
-            psi, js = divergences(self._judge.cells[index], reference.scales[index], expected, window)
-            rows = self._timeline.rows(self._window_seconds, tap)
-            seen = Weighted(features(rows.values), rows.weights)
-            column, shift = largest_shift(Weighted(self._judge.features[index], reference.weights), seen)
-            worst = worst_channels(expected, window)
-        signs = instability(window, expected)
+        seconds = self._window_seconds
+        before = self._timeline.window(seconds, tap, ago=seconds)
+        rows = self._timeline.rows(seconds, tap)
+        seen = Weighted(features(rows.values), rows.weights)
+        expected = self._judge.expected[index] if self._judge else None
+        effects = effect_sizes(expected, window, seen) if expected else EffectSizes.unknown()
         return LayerDrift(
             tap=tap,
             evidence=float(self._detector.layer_evidence[index]),
             active=latch.active,
             alarms=latch.alarms,
             alarm_ordinals=tuple(latch.ordinals),
-            psi=psi,
-            jensen_shannon=js,
-            mean_shift=shift,
-            shifted_statistic=FEATURES[column] if column >= 0 else "",
-            worst_channels=tuple(worst),
-            absmax_growth=signs.absmax_growth,
-            headroom=signs.headroom,
-            dead_channels=signs.dead_channels,
-            dead_rate_bound=signs.dead_rate_bound,
-            nonfinite=signs.nonfinite,
+            effects=effects,
+            shifted_statistic=FEATURES[effects.shifted] if effects.shifted >= 0 else "",
+            worst_channels=tuple(worst_channels(expected.sketch, window)) if expected else (),
+            instability=instability(window, expected.sketch if expected else None, before),
+            between=between(
+                seen,
+                self._judge.scales[index] if self._judge else None,
+                self._timeline.distinct(seconds, tap).estimate,
+                window.counts.requests,
+                window.moments.variance,
+            ),
         )

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
-import os
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,26 +12,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.effects import Cells, Integers, NoDriftScale, signed_counts
-from sidecar.drift.scores import stack_rows
+from sidecar.drift.effects import Cells, Integers, signed_counts
+from sidecar.drift.groups import ROUTE, Groups, class_names, frequent
+from sidecar.drift.nodrift import EFFECTS, NoDrift, measure
+from sidecar.drift.scores import features, stack_rows
+from sidecar.drift.sealed import Sealed
+from sidecar.drift.strata import Labels, labels
+from sidecar.drift.weighted import Weighted
 from sidecar.errors import BaselineError, SketchError
-from sidecar.sketch import Reading, TapSketch
+from sidecar.sketch import ROW_STATISTICS, OutputRows, Reading, TapSketch
 from sidecar.types import Tap
 
-_MAGIC = b"sidecar-baseline"
-_VERSION = 2
-_PREFIX = _MAGIC + bytes([_VERSION])
-_DIGEST_BYTES = hashlib.sha256().digest_size
+_SEALED = Sealed("baseline", b"sidecar-baseline", 3)
 _CHUNKS = 64
+_SEED = 0
+"""The same requests give the same file."""
+_OUTPUTS = ("energy", "margin", "predicted", "logits")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """sketches, scales: one a tap, in the order of `taps`. rows: float64[taps, observed requests, 6].
+    """sketches, nodrift: one a tap, in the order of `taps`. rows: float64[taps, observed requests, 6].
 
     weights, common: float64 and bool[observed requests], as in `RequestRows`. Requests are ranked among the common
     ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
     created_at: seconds since the epoch of the last reading in it.
+    outputs: what a classifier answered to each of these requests. stratified_by, labels: what their strata are told
+    by, and str[observed requests], its value. routes: str[observed requests], as `groups.frequent` leaves them.
     """
 
     model: str
@@ -43,19 +46,31 @@ class Reference:
     created_at: float
     taps: tuple[Tap, ...]
     sketches: tuple[TapSketch, ...]
-    scales: tuple[NoDriftScale, ...]
+    nodrift: tuple[NoDrift, ...]
     rows: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
     common: npt.NDArray[np.bool_]
+    outputs: OutputRows | None
+    stratified_by: str
+    labels: Labels
+    routes: Labels
 
     @property
     def requests(self) -> int:
         return int(np.count_nonzero(self.common))
 
-    def check(self, model: str, taps: Sequence[Tap]) -> None:
+    @property
+    def groups(self) -> Groups:
+        return Groups(class_names(self.outputs, len(self.weights)), self.routes)
+
+    def check(self, model: str, taps: Sequence[Tap], stratify_by: str = "") -> None:
         """Raises BaselineError naming what differs. The version may: comparing versions is what it is for."""
         if model != self.model:
             raise BaselineError(f"the baseline was recorded from model {self.model}, not {model}")
+        if stratify_by != self.stratified_by:
+            raise BaselineError(
+                f"the baseline is stratified by {self.stratified_by!r}, drift.stratify_by is {stratify_by!r}"
+            )
         theirs, ours = ({tap.key: tap for tap in side} for side in (self.taps, taps))
         if missing := sorted(ours.keys() - theirs.keys()):
             raise BaselineError(f"the baseline has no tap {', '.join(missing)}")
@@ -75,88 +90,105 @@ class Reference:
             self,
             taps=tuple(taps),
             sketches=tuple(self.sketches[i] for i in order),
-            scales=tuple(self.scales[i] for i in order),
+            nodrift=tuple(self.nodrift[i] for i in order),
             rows=self.rows[order],
         )
 
-    def save(self, path: Path) -> None:
-        """Write one file: format version, SHA-256, compressed arrays. The old file stays until it is whole.
-
-        Raises BaselineError when it cannot be written.
-        """
+    def members(self) -> dict[str, npt.NDArray[Any]]:
+        """What the file holds, by name: docs/baselines.md says what each is. `of_members` takes them back."""
         header = {
             "model": self.model,
             "version": self.version,
             "created_at": self.created_at,
             "taps": [asdict(tap) for tap in self.taps],
+            "stratified_by": self.stratified_by,
         }
         members: dict[str, npt.NDArray[Any]] = {
             "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
-            "scales": np.array([(scale.psi, scale.jensen_shannon) for scale in self.scales]),
+            "nodrift": np.array([(tap.mean, tap.level) for tap in self.nodrift]),
             "rows": self.rows,
             "weights": self.weights,
             "common": self.common,
+            "labels": self.labels,
+            "routes": self.routes,
         }
+        if self.outputs:
+            members |= {f"output_{name}": getattr(self.outputs, name) for name in _OUTPUTS}
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
-        payload = io.BytesIO()
-        np.savez_compressed(payload, **members)  # type: ignore[arg-type]
-        whole = payload.getvalue()
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with temporary.open("wb") as file:
-                file.write(_PREFIX + hashlib.sha256(whole).digest() + whole)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise BaselineError(f"cannot write the baseline {path}: {error.strerror}") from error
+        return members
+
+    def to_bytes(self) -> bytes:
+        """As in a file."""
+        return _SEALED.seal(self.members())
+
+    def save(self, path: Path) -> None:
+        """Write one file. The old one stays until it is whole. Raises BaselineError when it cannot be written."""
+        _SEALED.write(path, self.members())
 
     @classmethod
     def load(cls, path: Path) -> Reference:
         """Raises BaselineError when the file cannot be read, is damaged, or is something else."""
-        try:
-            stored = path.read_bytes()
-        except OSError as error:
-            raise BaselineError(f"cannot read the baseline {path}: {error.strerror}") from error
-        if not stored.startswith(_MAGIC) or len(stored) < len(_PREFIX) + _DIGEST_BYTES:
-            raise BaselineError(f"{path} is not a baseline")
-        if not stored.startswith(_PREFIX):
-            raise BaselineError(f"{path} has baseline format {stored[len(_MAGIC)]}, supported is {_VERSION}")
-        digest, whole = stored[len(_PREFIX) :][:_DIGEST_BYTES], stored[len(_PREFIX) + _DIGEST_BYTES :]
-        if hashlib.sha256(whole).digest() != digest:
-            raise BaselineError(f"{path} is damaged: its checksum differs")
-        try:
-            return cls._unpack(whole)
-        except (KeyError, TypeError, ValueError, zipfile.BadZipFile, SketchError) as error:
-            raise BaselineError(f"{path} is damaged: {error}") from error
+        return cls.from_bytes(_SEALED.stored(path), str(path))
 
     @classmethod
-    def _unpack(cls, whole: bytes) -> Reference:
-        with np.load(io.BytesIO(whole), allow_pickle=False) as members:
-            header = json.loads(members["header"].tobytes())
-            taps = tuple(Tap(**tap) for tap in header["taps"])
-            return cls(
-                model=header["model"],
-                version=header["version"],
-                created_at=header["created_at"],
-                taps=taps,
-                sketches=tuple(
-                    TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps))
-                ),
-                scales=tuple(NoDriftScale(psi, js) for psi, js in members["scales"].tolist()),
-                rows=members["rows"],
-                weights=members["weights"],
-                common=members["common"],
-            )
+    def from_bytes(cls, stored: bytes, named: str) -> Reference:
+        """named: what messages call it. Raises BaselineError when it is damaged, or something else."""
+        members = _SEALED.unseal(stored, named)
+        try:
+            return cls.of_members(members)
+        except (KeyError, TypeError, ValueError, SketchError) as error:
+            raise BaselineError(f"{named} is damaged: {error}") from error
+
+    @classmethod
+    def of_members(cls, members: Mapping[str, npt.NDArray[Any]]) -> Reference:
+        """Raises KeyError, TypeError, ValueError or SketchError where they are not what `members` gives."""
+        header = json.loads(members["header"].tobytes())
+        taps = tuple(Tap(**tap) for tap in header["taps"])
+        sketches = tuple(TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps)))
+        requests = len(members["weights"])
+        shapes: dict[str, tuple[int, ...]] = {
+            "nodrift": (len(taps), 2, len(EFFECTS)),
+            "rows": (len(taps), requests, len(ROW_STATISTICS)),
+            **dict.fromkeys(("common", "labels", "routes"), (requests,)),
+        }
+        for name, shape in shapes.items():
+            if members[name].shape != shape:
+                raise ValueError(f"{name} is {members[name].shape}, must be {shape}")
+        for tap, sketch in zip(taps, sketches, strict=True):
+            if len(sketch.channels) != tap.channels:
+                raise ValueError(
+                    f"tap {tap.key} has {len(sketch.channels)} channels, must have {tap.channels}"
+                )
+        return cls(
+            model=header["model"],
+            version=header["version"],
+            created_at=header["created_at"],
+            taps=taps,
+            sketches=sketches,
+            nodrift=tuple(NoDrift(tuple(mean), tuple(level)) for mean, level in members["nodrift"].tolist()),
+            rows=members["rows"],
+            weights=members["weights"],
+            common=members["common"],
+            outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
+            if f"output_{_OUTPUTS[0]}" in members
+            else None,
+            stratified_by=header["stratified_by"],
+            labels=members["labels"],
+            routes=members["routes"],
+        )
 
 
 class ReferenceBuilder:
     """Gathers readings until `requests_wanted` are in. Whole readings, so it may end with a few more."""
 
-    def __init__(self, model: str, version: str, taps: Sequence[Tap], requests_wanted: int) -> None:
+    def __init__(
+        self, model: str, version: str, taps: Sequence[Tap], requests_wanted: int, stratify_by: str = ""
+    ) -> None:
         self.requests = 0
+        self._stratify_by = stratify_by
+        self._outputs: list[OutputRows] = []
+        self._labels: list[Labels] = []
         self._model, self._version, self._taps = model, version, tuple(taps)
         self._wanted = requests_wanted
         self._created_at = 0.0
@@ -164,6 +196,7 @@ class ReferenceBuilder:
         self._rows: list[npt.NDArray[np.float64]] = []
         self._weights: list[npt.NDArray[np.float64]] = []
         self._common: list[npt.NDArray[np.bool_]] = []
+        self._routes: list[Labels] = []
         self._chunks = [_Chunks(math.ceil(requests_wanted / _CHUNKS)) for _ in self._taps]
 
     @property
@@ -178,6 +211,10 @@ class ReferenceBuilder:
         self._rows.append(stack_rows(reading.rows, self._taps))
         self._weights.append(reading.weights)
         self._common.append(reading.common)
+        self._labels.append(labels(reading, self._stratify_by))
+        if reading.outputs:
+            self._outputs.append(reading.outputs)
+        self._routes.append(labels(reading, ROUTE))
         self.requests += int(np.count_nonzero(reading.common))
         self._created_at = reading.at
 
@@ -185,18 +222,26 @@ class ReferenceBuilder:
         """Raises BaselineError without a single request."""
         if not self.requests:
             raise BaselineError("a baseline needs requests, and none was observed")
+        rows, weights = np.concatenate(self._rows, axis=1), np.concatenate(self._weights)
+        rng = np.random.default_rng(_SEED)
+        described = features(rows)
         return Reference(
             model=self._model,
             version=self._version,
             created_at=self._created_at,
             taps=self._taps,
             sketches=tuple(sketch.copy() for sketch in self._sketches),
-            scales=tuple(
-                chunks.scale(sketch) for chunks, sketch in zip(self._chunks, self._sketches, strict=True)
+            nodrift=tuple(
+                chunks.nodrift(sketch, Weighted(seen, weights), rng)
+                for chunks, sketch, seen in zip(self._chunks, self._sketches, described, strict=True)
             ),
-            rows=np.concatenate(self._rows, axis=1),
-            weights=np.concatenate(self._weights),
+            rows=rows,
+            weights=weights,
             common=np.concatenate(self._common),
+            outputs=OutputRows.concat(self._outputs) if self._outputs else None,
+            stratified_by=self._stratify_by,
+            labels=np.concatenate(self._labels),
+            routes=frequent(np.concatenate(self._routes)),
         )
 
 
@@ -221,11 +266,11 @@ class _Chunks:
             self._closed.append((filled, self._open[filled], self._requests))
             self._open, self._requests = None, 0
 
-    def scale(self, sketch: TapSketch) -> NoDriftScale:
+    def nodrift(self, sketch: TapSketch, rows: Weighted, rng: np.random.Generator) -> NoDrift:
         whole = signed_counts(sketch)
         chunks = []
         for filled, counts, requests in self._closed:
             dense = np.zeros_like(whole)
             dense[filled] = counts
             chunks.append((dense, requests))
-        return NoDriftScale.measure(Cells.equal_mass(whole), whole, sketch.counts.requests, chunks)
+        return measure(Cells.equal_mass(whole), chunks, rows, sketch.moments.stddev, rng)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 
 from sidecar.drift import DriftMonitor, LayerDrift
+from sidecar.drift.causes import Kind
+from sidecar.drift.nodrift import EffectSizes
 from sidecar.export import catalogue
 from sidecar.export.catalogue import CATALOGUE, TAP, Metric
+from sidecar.export.instability import signs
+from sidecar.export.versions import Observed, version_differences
 from sidecar.timeline import Timeline
 from sidecar.types import Tap, TelemetryStatus
 
-WORST_CHANNELS = 3
+WORST_CHANNELS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,11 @@ class Watched:
     weight_bytes: int
     timeline: Timeline | None
     monitor: DriftMonitor | None
+
+
+def observed(watched: Sequence[Watched]) -> list[Observed]:
+    """Those of them whose activations are observed."""
+    return [Observed(one.model, one.version, one.monitor) for one in tuple(watched) if one.monitor]
 
 
 class _Page:
@@ -68,6 +78,10 @@ class ActivationCollector(Collector):
     def collect(self) -> Iterator[Family]:
         page = _Page()
         left_out = 0
+        further = {
+            (one.model, one.version): {layer.tap.key: layer.effects for layer in one.layers}
+            for one in version_differences(observed(self._watched))
+        }
         for source in tuple(self._watched):
             labels = (source.model, source.version)
             status = source.status()
@@ -84,14 +98,32 @@ class ActivationCollector(Collector):
             page.add(catalogue.MODEL_ALARMS, labels, drift.model_alarms)
             page.add(catalogue.REFERENCE_REQUESTS, labels, drift.reference_requests)
             page.add(catalogue.REFERENCE_READY, labels, drift.reference_ready)
+            page.add(catalogue.REFERENCE_WIDENING, labels, drift.reference_widening)
+            page.add(catalogue.DIRECTION_EVIDENCE, labels, drift.direction_evidence)
+            output = drift.output
+            page.add(catalogue.OUTPUT_EVIDENCE, labels, output.evidence if output else math.nan)
+            page.add(catalogue.CLASS_EVIDENCE, labels, output.class_evidence if output else math.nan)
+            for kind in get_args(Kind):
+                found = drift.cause is not None and drift.cause.kind == kind
+                page.add(catalogue.CAUSE_KIND, (*labels, kind), found)
+            for metric, extra, value in signs(drift):
+                page.add(metric, (*labels, *extra), value)
             for layer in drift.layers:
-                if page.series + SERIES_PER_TAP > self._max_series:
-                    left_out += SERIES_PER_TAP
+                cost = SERIES_PER_TAP + (len(catalogue.OF_FURTHER_VERSIONS) if labels in further else 0)
+                if page.series + cost > self._max_series:
+                    left_out += cost
                     continue
                 where = (*labels, str(layer.tap.layer), layer.tap.site)
                 page.add(catalogue.SILENT, where, layer.tap in status.silent)
                 self._values(page, where, source.timeline, layer.tap)
                 _drift(page, where, layer)
+                begins = drift.cause is not None and drift.cause.tap == layer.tap
+                page.add(catalogue.CAUSE, where, begins)
+                if labels in further:
+                    beside = further[labels].get(layer.tap.key, EffectSizes.unknown())
+                    page.add(catalogue.VERSION_PSI, where, beside.psi)
+                    page.add(catalogue.VERSION_MEAN_SHIFT, where, beside.mean_shift)
+                    page.add(catalogue.VERSION_TIMES_LEVEL, where, beside.times_level)
         page.add(catalogue.SERIES, (), page.series)
         page.add(catalogue.SERIES_DROPPED, (), left_out)
         yield from page.families.values()
@@ -137,12 +169,16 @@ def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
         (catalogue.EVIDENCE, layer.evidence),
         (catalogue.DRIFTING, layer.active),
         (catalogue.ALARMS, layer.alarms),
-        (catalogue.PSI, layer.psi),
-        (catalogue.JENSEN_SHANNON, layer.jensen_shannon),
-        (catalogue.MEAN_SHIFT, layer.mean_shift),
-        (catalogue.ABSMAX_GROWTH, layer.absmax_growth),
-        (catalogue.HEADROOM, layer.headroom),
-        (catalogue.DEAD, layer.dead_channels),
+        (catalogue.PSI, layer.effects.psi),
+        (catalogue.JENSEN_SHANNON, layer.effects.jensen_shannon),
+        (catalogue.KOLMOGOROV_SMIRNOV, layer.effects.kolmogorov_smirnov),
+        (catalogue.WASSERSTEIN, layer.effects.wasserstein),
+        (catalogue.MEAN_SHIFT, layer.effects.mean_shift),
+        (catalogue.FRECHET, layer.effects.frechet),
+        (catalogue.TIMES_LEVEL, layer.effects.times_level),
+        (catalogue.ABSMAX_GROWTH, layer.instability.absmax_growth),
+        (catalogue.HEADROOM, layer.instability.headroom["float16"]),
+        (catalogue.DEAD, layer.instability.dead_channels),
     ):
         page.add(metric, where, value)
     # Before the reference is complete no channel is the worst; the series exist all the same.
@@ -155,6 +191,6 @@ def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
 SERIES_PER_TAP = sum(
     {"kind": 3, "rank": WORST_CHANNELS}.get(metric.labels[-1], 1)
     for metric in CATALOGUE
-    if metric.labels[:4] == TAP
+    if metric.labels[:4] == TAP and metric not in catalogue.OF_FURTHER_VERSIONS
 )
-"""Time series that one tap costs."""
+"""Time series that one tap costs; one of a further version costs those of the comparison as well."""

@@ -228,6 +228,24 @@ MEAN_SHIFT = Metric(
     "Shift of the request statistic that moved most (mean, rms, absmax, near-zero share or kurtosis), in "
     "standard deviations of the reference's requests.", TAP, "sigmas",
 )  # fmt: skip
+KOLMOGOROV_SMIRNOV = Metric(
+    "sidecar_drift_kolmogorov_smirnov", "gauge",
+    "Kolmogorov-Smirnov distance (0..1) of the values from the reference, its no-drift mean subtracted.", TAP,
+)  # fmt: skip
+WASSERSTEIN = Metric(
+    "sidecar_drift_wasserstein_sigmas", "gauge",
+    "Wasserstein-1 distance of the values from the reference, in standard deviations of its values, its "
+    "no-drift mean subtracted.", TAP, "sigmas",
+)  # fmt: skip
+FRECHET = Metric(
+    "sidecar_drift_frechet", "gauge",
+    "Squared Frechet distance of the five request statistics from the reference, each in its standard deviations, "
+    "its no-drift mean subtracted.", TAP,
+)  # fmt: skip
+TIMES_LEVEL = Metric(
+    "sidecar_drift_times_level_ratio", "gauge",
+    "The largest of all effect sizes over the 99.9% level that it has without drift.", TAP, "ratio",
+)  # fmt: skip
 WORST_CHANNEL = Metric(
     "sidecar_drift_worst_channel", "gauge",
     "Index of the channel whose mean moved most; rank 1 is the worst.", (*TAP, "rank"),
@@ -237,10 +255,48 @@ WORST_CHANNEL_SHIFT = Metric(
     "Signed shift of that channel's mean, in standard deviations of the channel in the reference.",
     (*TAP, "rank"), "sigmas",
 )  # fmt: skip
+CAUSE = Metric(
+    "sidecar_drift_cause", "gauge",
+    "1 at the tap where the drift that is active begins, the first in depth order whose evidence passed, else 0.",
+    TAP,
+)  # fmt: skip
+CAUSE_KIND = Metric(
+    "sidecar_drift_cause_kind", "gauge",
+    "1 for what explains active drift, else 0: numeric (NaN, infinities), mix (other shares of classes or routes), "
+    "or covariate (neither).", (*MODEL, "kind"),
+)  # fmt: skip
+VERSION_PSI = Metric(
+    "sidecar_version_psi", "gauge",
+    "Population stability index of the values against those of the model's first version in the same window, its "
+    "no-drift mean subtracted. Of further versions only.", TAP,
+)  # fmt: skip
+VERSION_MEAN_SHIFT = Metric(
+    "sidecar_version_mean_shift_sigmas", "gauge",
+    "Shift of the request statistic that differs most from the first version's, in standard deviations of "
+    "the first version's requests. Of further versions only.", TAP, "sigmas",
+)  # fmt: skip
+VERSION_TIMES_LEVEL = Metric(
+    "sidecar_version_times_level_ratio", "gauge",
+    "The largest of all effect sizes against the first version over its 99.9% no-drift level. Of further versions "
+    "only.", TAP, "ratio",
+)  # fmt: skip
+OF_FURTHER_VERSIONS = (VERSION_PSI, VERSION_MEAN_SHIFT, VERSION_TIMES_LEVEL)
 MODEL_EVIDENCE = Metric(
     "sidecar_drift_model_evidence", "gauge",
-    "Natural logarithm of the average of all layers' e-detectors; it alarms at sidecar_drift_alarm_level.",
+    "Natural logarithm of the average of all e-detectors; it alarms at sidecar_drift_alarm_level.", MODEL, "nats",
+)  # fmt: skip
+DIRECTION_EVIDENCE = Metric(
+    "sidecar_drift_direction_evidence", "gauge",
+    "Evidence of small shifts in all layers together; with ln 2 more than sidecar_drift_alarm_level it alarms alone.",
     MODEL, "nats",
+)  # fmt: skip
+OUTPUT_EVIDENCE = Metric(
+    "sidecar_drift_output_evidence", "gauge",
+    "Evidence in a classifier's logits, their energy and margin; alarms as a layer does.", MODEL, "nats",
+)  # fmt: skip
+CLASS_EVIDENCE = Metric(
+    "sidecar_drift_class_evidence", "gauge",
+    "Evidence that the shares of the predicted classes changed; alarms as a layer does.", MODEL, "nats",
 )  # fmt: skip
 ALARM_LEVEL = Metric(
     "sidecar_drift_alarm_level", "gauge",
@@ -248,13 +304,114 @@ ALARM_LEVEL = Metric(
 )  # fmt: skip
 LAYER_ALARM_LEVEL = Metric(
     "sidecar_drift_layer_alarm_level", "gauge",
-    "Layer alarm level: ln(taps x drift.requests_between_false_alarms).", MODEL, "nats",
+    "Layer alarm level: ln(2 x layers x drift.requests_between_false_alarms); output and classes count as layers.",
+    MODEL, "nats",
 )  # fmt: skip
 MODEL_ALARMS = Metric("sidecar_drift_model_alarms_total", "counter", "Alarms of the model's evidence.", MODEL)
 REFERENCE_REQUESTS = Metric("sidecar_reference_requests", "gauge", "Requests in the reference so far.", MODEL)
 REFERENCE_READY = Metric(
     "sidecar_reference_ready", "gauge", "1 once the reference is complete and drift is judged, else 0.", MODEL
 )
+REFERENCE_WIDENING = Metric(
+    "sidecar_reference_widening_ratio", "gauge",
+    "What a bet on a shift of one sigma is divided by, because the reference is finite; 1.04 at 5,000 requests.",
+    MODEL, "ratio",
+)  # fmt: skip
+
+OUTLIER_FEATURES = Metric(
+    "sidecar_instability_outlier_features", "gauge",
+    "Channels with |x| >= 6 at 6% of positions or more in a quarter of the layers or more (Dettmers 2022).", MODEL,
+)  # fmt: skip
+MASSIVE_CHANNELS = Metric(
+    "sidecar_instability_massive_channels", "gauge",
+    "Channels, over all taps, with |x| > 100 and at least 1000 times the median of |x| (Sun 2024).", MODEL,
+)  # fmt: skip
+DEPTH_GROWTH = Metric(
+    "sidecar_instability_depth_growth_octaves", "gauge",
+    "Doublings of the rms from one layer to the next: slope of log2(rms) over the depth.", MODEL, "octaves",
+)  # fmt: skip
+RMS_GROWTH = Metric(
+    "sidecar_instability_rms_growth_octaves", "gauge",
+    "log2 of the rms over that of the reference, largest of all taps.", MODEL, "octaves",
+)  # fmt: skip
+RMS_CHANGE = Metric(
+    "sidecar_instability_rms_change_octaves", "gauge",
+    "log2 of the rms over that of the window before, largest of all taps.", MODEL, "octaves",
+)  # fmt: skip
+LEAST_HEADROOM = Metric(
+    "sidecar_instability_headroom_octaves", "gauge",
+    "Doublings left before the format overflows, least of all taps.", (*MODEL, "format"), "octaves",
+)  # fmt: skip
+OVERFLOW = Metric(
+    "sidecar_instability_overflow_ratio", "gauge",
+    "Share of values beyond the largest of the 8-bit format, unscaled, largest of all taps.",
+    (*MODEL, "format"), "ratio",
+)  # fmt: skip
+UNDERFLOW = Metric(
+    "sidecar_instability_underflow_ratio", "gauge",
+    "Share of values that the 8-bit format would round to 0, unscaled, largest of all taps.",
+    (*MODEL, "format"), "ratio",
+)  # fmt: skip
+SUBNORMAL = Metric(
+    "sidecar_instability_subnormal_ratio", "gauge",
+    "Share of values that would be subnormal in the 8-bit format, unscaled, largest of all taps.",
+    (*MODEL, "format"), "ratio",
+)  # fmt: skip
+SCALED_UNDERFLOW = Metric(
+    "sidecar_instability_scaled_underflow_ratio", "gauge",
+    "The same as underflow, with each tap at the largest power of two at which nothing overflows.",
+    (*MODEL, "format"), "ratio",
+)  # fmt: skip
+CHANNEL_KURTOSIS = Metric(
+    "sidecar_instability_channel_kurtosis", "gauge",
+    "mean(s^4) / mean(s^2)^2 over the rms s of a tap's channels, 1 if all are alike (He 2024), largest of all taps.",
+    MODEL,
+)  # fmt: skip
+CHURN = Metric(
+    "sidecar_instability_channel_churn_ratio", "gauge",
+    "Share of a tap's ten strongest channels that were not so in the window before, largest of all taps.",
+    MODEL, "ratio",
+)  # fmt: skip
+ALWAYS_ON = Metric(
+    "sidecar_instability_always_on_ratio", "gauge",
+    "Share of the channels of all taps that fired at 99.9% of positions or more.", MODEL, "ratio",
+)  # fmt: skip
+RATE_BOUND = Metric(
+    "sidecar_instability_rate_bound_ratio", "gauge",
+    "95% bound on how often a dead channel fires, or one that always fired rests, largest of all taps.",
+    MODEL, "ratio",
+)  # fmt: skip
+DISTINCT = Metric(
+    "sidecar_instability_distinct_ratio", "gauge",
+    "Share of requests that look different at a tap, least of all taps.", MODEL, "ratio",
+)  # fmt: skip
+PARTICIPATION = Metric(
+    "sidecar_instability_participation_ratio", "gauge",
+    "Directions (1..5) in which requests differ at a tap, (tr C)^2 / tr(C^2), least of all taps.", MODEL, "ratio",
+)  # fmt: skip
+EFFECTIVE_RANK = Metric(
+    "sidecar_instability_effective_rank", "gauge",
+    "Directions (1..5) in which requests differ at a tap, by the entropy of eigenvalues, least of all taps.",
+    MODEL,
+)  # fmt: skip
+SELF_SIMILARITY = Metric(
+    "sidecar_instability_self_similarity", "gauge",
+    "Mean cosine (-1..1) between a request and the next, about the reference's centre, largest of all taps.",
+    MODEL,
+)  # fmt: skip
+VARIANCE_SHARE = Metric(
+    "sidecar_instability_between_request_variance_ratio", "gauge",
+    "Variance between requests' means as a share of that of all values, largest of all taps.", MODEL, "ratio",
+)  # fmt: skip
+AUTOCORRELATION = Metric(
+    "sidecar_instability_autocorrelation", "gauge",
+    "Lag-1 autocorrelation of requests' means at the tap where it is least: below 0 they alternate.", MODEL,
+)  # fmt: skip
+SIGN_CHANGES = Metric(
+    "sidecar_instability_sign_changes_ratio", "gauge",
+    "Share of steps between requests that cross the median of their means, largest of all taps; 0.5 by chance.",
+    MODEL, "ratio",
+)  # fmt: skip
 
 CATALOGUE: tuple[Metric, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Metric)

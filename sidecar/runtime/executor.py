@@ -88,10 +88,16 @@ class Executor:
             self._run_plain(batch)
             return True
         observed = self._observed = _Observed(batch)
+
+        def instrumented(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            outputs = self._runtime.instrumented(inputs)
+            recorder.answered(outputs)
+            return outputs
+
         replies: list[InferReply] = []
         with Caught() as caught:
             try:
-                replies = self._replies(batch.requests, self._runtime.instrumented)
+                replies = self._replies(batch.requests, instrumented)
             finally:
                 # The next to be observed may begin as soon as the recorder is closed.
                 if mine := observed.claim():

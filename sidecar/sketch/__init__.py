@@ -2,9 +2,10 @@
 
 from sidecar.sketch.channels import Channels
 from sidecar.sketch.counts import Counts
+from sidecar.sketch.distinct import Distinct
 from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, edges
 from sidecar.sketch.moments import Moments
-from sidecar.sketch.rows import ROW_STATISTICS, Reading, RequestRows
+from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows, signatures
 from sidecar.sketch.tap import TapSketch
 
 __all__ = [
@@ -13,11 +14,14 @@ __all__ = [
     "ROW_STATISTICS",
     "Channels",
     "Counts",
+    "Distinct",
     "Histogram",
     "Moments",
+    "OutputRows",
     "Reading",
     "RequestRows",
     "TapSketch",
     "bin_index",
     "edges",
+    "signatures",
 ]

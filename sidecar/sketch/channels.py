@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from sidecar.errors import SketchError
 
+ALWAYS_ON = 0.999
+
 
 @dataclass(slots=True, eq=False)
 class Channels:
@@ -72,6 +74,33 @@ class Channels:
         if not self.positions:
             return np.full(len(self), math.nan)
         return np.maximum(self.squares / self.positions - self.mean**2, 0.0)
+
+    @property
+    def rms(self) -> npt.NDArray[np.float64]:
+        """float64[C], NaN without positions."""
+        return np.sqrt(self.squares / self.positions) if self.positions else np.full(len(self), math.nan)
+
+    @property
+    def rms_kurtosis(self) -> float:
+        """mean(s**4) / mean(s**2)**2 over the channels' rms s: 1 where all are alike, C where one has everything.
+
+        NaN where all are 0. He et al., Understanding and Minimising Outlier Features, 2024, eq. 1.
+        """
+        squares = self.squares / max(self.positions, 1)
+        mean = float(squares.mean())
+        return float(np.mean(squares**2)) / mean**2 if mean > 0 else math.nan
+
+    def top(self, k: int) -> frozenset[int]:
+        """The k channels of largest rms; none where nothing was seen."""
+        return (
+            frozenset(np.argsort(-self.squares, kind="stable")[:k].tolist())
+            if self.squares.any()
+            else frozenset()
+        )
+
+    def always_on(self, share: float = ALWAYS_ON) -> npt.NDArray[np.bool_]:
+        """bool[C]: fired at `share` of the positions or more."""
+        return np.greater_equal(self.fires, share * self.positions) & (self.positions > 0)
 
     def dead(self) -> npt.NDArray[np.bool_]:
         """bool[C]: seen and never fired. `dead_rate_bound` says how rarely such a channel may still fire."""

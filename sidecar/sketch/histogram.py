@@ -103,6 +103,24 @@ class Histogram:
         negative = self.counts[-2 : _PER_SIGN - 1 : -1]
         return np.concatenate([[0], negative, [self.zeros], self.counts[:_PER_SIGN]])
 
+    def magnitudes(self) -> npt.NDArray[np.int64]:
+        """Counts by |x|, zeros left out, int64[2048]; bucket k covers (edges[k], edges[k + 1]]."""
+        counts = self.counts[:_PER_SIGN] + self.counts[_PER_SIGN:]
+        counts[-1] -= self.zeros
+        return counts
+
+    def within(self, bound: float) -> int:
+        """How many values have 0 < |x| <= bound; exact at an edge, and a bucket that is cut counts as beyond it."""
+        return int(self.magnitudes()[: np.searchsorted(edges(), bound, side="right") - 1].sum())
+
+    @property
+    def median_magnitude(self) -> float:
+        """Median of |x|, the upper edge of its bucket, 0 where most are zeros; NaN without values."""
+        if not self.total:
+            return float("nan")
+        cumulative = np.cumsum(np.concatenate([[self.zeros], self.magnitudes()]))
+        return float(edges()[np.searchsorted(2 * cumulative, cumulative[-1])])
+
     def cumulative_at(self, bounds: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """How many values lie at or below each signed bound, int64 of the shape of `bounds`.
 

@@ -9,10 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.errors import SketchError
+from sidecar.sketch.distinct import mixed
 from sidecar.sketch.tap import TapSketch
-from sidecar.types import Tap
+from sidecar.types import Parameter, Tap
 
 ROW_STATISTICS = ("mean", "rms", "absmax", "near_zero_share", "kurtosis", "nonfinite")
+
+_TINY = 1e-30
+_STEPS = 256
+_FAR = 1e6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,18 +87,72 @@ class RequestRows:
         return self.values[:, 5]
 
 
+def signatures(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
+    """A hash of what each request looked like at a tap: row statistics [n, 6] -> uint64[n].
+
+    Alike are requests that agree in mean / rms and near-zero share to a 256th, in rms, absmax and kurtosis to
+    a 256th of a doubling: coarse enough to forgive another order of summation, fine enough that
+    two requests rarely agree by chance.
+    """
+    mean, rms, absmax, near_zero, kurtosis, nonfinite = np.nan_to_num(values).T
+    rms, absmax, kurtosis = (np.maximum(part, _TINY) for part in (rms, absmax, kurtosis))
+    parts = np.stack([mean / rms, np.log2(rms), np.log2(absmax), near_zero, np.log2(kurtosis)], axis=1)
+    steps = np.rint(_STEPS * np.clip(parts, -_FAR, _FAR)).astype(np.int64)
+    return mixed(np.column_stack([steps, nonfinite > 0]))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OutputRows:
+    """What a classifier answered to each sampled request, averaged over its rows.
+
+    NaN, and -1 for the class, where it did not answer; infinite where it answered with NaN or infinities.
+    energy: float64[n], logsumexp of the logits (Liu, Energy-based Out-of-distribution Detection, 2020).
+    margin: float64[n], largest logit less the second largest.
+    predicted: int64[n], the class of the largest, in its last row.
+    logits: float64[n, k], k <= 64: the logits, or where there are more classes a count sketch of them.
+    """
+
+    energy: npt.NDArray[np.float64]
+    margin: npt.NDArray[np.float64]
+    predicted: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+    def among(self, chosen: npt.NDArray[np.bool_]) -> OutputRows:
+        """Those of the requests that are `chosen`, bool[n]."""
+        return OutputRows(
+            self.energy[chosen], self.margin[chosen], self.predicted[chosen], self.logits[chosen]
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[OutputRows]) -> OutputRows:
+        return cls(
+            np.concatenate([part.energy for part in parts]),
+            np.concatenate([part.margin for part in parts]),
+            np.concatenate([part.predicted for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+        )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
     """What one drain brings.
 
     at: seconds since the epoch. rows: row i is the same request at every tap.
     requests: sampled requests that finished since the last drain.
+    ids, parameters: of each of them, as the client gave them; empty where nobody kept them.
+    outputs: of each of them; None of a model that is no classifier.
     """
 
     at: float
     sketches: Mapping[Tap, TapSketch]
     rows: Mapping[Tap, RequestRows]
     requests: int
+    ids: Sequence[str] = ()
+    parameters: Sequence[Mapping[str, Parameter]] = ()
+    outputs: OutputRows | None = None
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:

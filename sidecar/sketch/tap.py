@@ -12,11 +12,11 @@ import numpy.typing as npt
 from sidecar.sketch import wire
 from sidecar.sketch.channels import Channels
 from sidecar.sketch.counts import Counts
+from sidecar.sketch.formats import FLOAT16, headroom
 from sidecar.sketch.histogram import BINS, Histogram, bin_index
 from sidecar.sketch.moments import Moments
 
 OUTLIER = 6.0
-FLOAT16_MAX = 65504.0
 
 
 @dataclass(slots=True, eq=False)
@@ -135,7 +135,7 @@ class TapSketch:
     @property
     def float16_headroom(self) -> float:
         """Doublings left before float16 overflows, log2(65504 / absmax); +inf where all values are 0."""
-        return math.log2(FLOAT16_MAX / self.absmax) if self.absmax != 0 else math.inf
+        return headroom(self.absmax, FLOAT16)
 
     def _share(self, count: int) -> float:
         return count / self.counts.values if self.counts.values else math.nan

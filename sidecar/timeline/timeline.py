@@ -8,8 +8,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from sidecar.errors import SketchError
-from sidecar.sketch import Reading, RequestRows, TapSketch
+from sidecar.sketch import Distinct, Reading, RequestRows, TapSketch, signatures
 from sidecar.types import Clock, Tap
 
 MAX_ROWS = 4096
@@ -19,6 +21,7 @@ MAX_ROWS = 4096
 class _Pane:
     start: float
     sketches: dict[Tap, TapSketch] = field(default_factory=dict)
+    distinct: dict[Tap, Distinct] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +55,7 @@ class Timeline:
         self._pane_seconds = pane_seconds
         self._clock = clock
         self._panes: deque[_Pane] = deque(maxlen=keep_panes)
-        self._rows: deque[tuple[float, Mapping[Tap, RequestRows]]] = deque()
+        self._readings: deque[tuple[float, Reading]] = deque()
         self._held_rows = 0
         self._totals = {tap: TapSketch.empty(tap.channels) for tap in taps}
         self._newest = -math.inf
@@ -80,7 +83,8 @@ class Timeline:
                     pane[tap].merge(sketch)
                 else:
                     pane[tap] = sketch.copy()
-            self._keep_rows(start, reading.rows)
+            _count_distinct(self._panes[-1].distinct, reading.rows)
+            self._keep_rows(start, reading)
         if closed:
             self._hand_on(closed)
 
@@ -98,23 +102,38 @@ class Timeline:
                 found[-1] = replace(found[-1], sketches=copied)
         return found
 
-    def window(self, seconds: float, tap: Tap) -> TapSketch:
-        """Merge of the panes whose span touches the last `seconds`: up to one pane more than asked for."""
+    def window(self, seconds: float, tap: Tap, ago: float = 0.0) -> TapSketch:
+        """Merge of the panes whose span touches the last `seconds`: up to one pane more than asked for.
+
+        ago: seconds by which the window lies back; what touches those is not in it.
+        """
         merged = TapSketch.empty(tap.channels)
+        with self._lock:
+            begin, end = self._begin(seconds + ago), self._begin(ago) if ago else math.inf
+            for pane in self._panes:
+                if begin < pane.start <= end and tap in pane.sketches:
+                    merged.merge(pane.sketches[tap])
+        return merged
+
+    def distinct(self, seconds: float, tap: Tap) -> Distinct:
+        """How many different `signatures` the requests of the same panes had, however many there were."""
+        merged = Distinct()
         with self._lock:
             begin = self._begin(seconds)
             for pane in self._panes:
-                if pane.start > begin and tap in pane.sketches:
-                    merged.merge(pane.sketches[tap])
+                if pane.start > begin and tap in pane.distinct:
+                    merged.merge(pane.distinct[tap])
         return merged
 
     def rows(self, seconds: float, tap: Tap) -> RequestRows:
         """Request rows of the same panes, oldest first, as far as they are kept."""
+        return RequestRows.concat([one.rows[tap] for one in self.readings(seconds) if tap in one.rows])
+
+    def readings(self, seconds: float) -> list[Reading]:
+        """Readings of the same panes without their sketches, oldest first, as far as their rows are kept."""
         with self._lock:
             begin = self._begin(seconds)
-            return RequestRows.concat(
-                [rows[tap] for start, rows in self._rows if start > begin and tap in rows]
-            )
+            return [reading for start, reading in self._readings if start > begin]
 
     def total(self, tap: Tap) -> TapSketch:
         """Everything since the start; its counts never fall."""
@@ -139,12 +158,22 @@ class Timeline:
         now = max(self._clock() + self._set_back, self._newest)
         return now - seconds - self._pane_seconds
 
-    def _keep_rows(self, start: float, rows: Mapping[Tap, RequestRows]) -> None:
-        count = max(map(len, rows.values()), default=0)
-        if not count:
+    def _keep_rows(self, start: float, reading: Reading) -> None:
+        if not reading.requests:
             return
-        self._rows.append((start, rows))
-        self._held_rows += count
-        while len(self._rows) > 1 and self._held_rows > MAX_ROWS:
-            _, oldest = self._rows.popleft()
-            self._held_rows -= max(map(len, oldest.values()))
+        self._readings.append((start, replace(reading, sketches={})))
+        self._held_rows += reading.requests
+        while len(self._readings) > 1 and self._held_rows > MAX_ROWS:
+            _, oldest = self._readings.popleft()
+            self._held_rows -= oldest.requests
+
+
+def _count_distinct(distinct: dict[Tap, Distinct], rows: Mapping[Tap, RequestRows]) -> None:
+    if not rows:
+        return
+    # One pass over all taps, because a reading of a few requests would cost one for each otherwise.
+    reached = {tap: part.values[~np.isnan(part.nonfinite)] for tap, part in rows.items()}
+    hashes = signatures(np.concatenate(list(reached.values())))
+    ends = np.cumsum([len(values) for values in reached.values()])
+    for tap, part in zip(reached, np.split(hashes, ends[:-1]), strict=True):
+        distinct.setdefault(tap, Distinct()).update(part)

@@ -68,8 +68,9 @@ class Client:
         self._stub = stub
         self._numbers = itertools.count()
 
-    async def infer(self, pixels: np.ndarray) -> np.ndarray:
-        message = pb.ModelInferRequest(model_name="digits", id=f"r{next(self._numbers)}")
+    async def infer(self, pixels: np.ndarray, version: str = "") -> np.ndarray:
+        name = f"r{next(self._numbers)}"
+        message = pb.ModelInferRequest(model_name="digits", model_version=version, id=name)
         message.inputs.add(name="pixels", datatype="FP32", shape=pixels.shape)
         message.raw_input_contents.append(pixels.tobytes())
         reply = await self._stub.ModelInfer(message, timeout=60)

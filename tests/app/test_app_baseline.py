@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sidecar.baseline import record_baseline
+from sidecar.baseline.recording import record_baseline
 from sidecar.errors import BaselineError, ConfigError
 from sidecar.model import Model
 

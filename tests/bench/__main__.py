@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, kernel, overload, serving, store
+from tests.bench import capture, drift, drift_scenarios, kernel, overload, serving, store
 
 BENCHMARKS = {
     "kernel": kernel.run,
     "capture": capture.run,
+    "drift": drift.run,
+    "drift_scenarios": drift_scenarios.run,
     "serving": serving.run,
     "overload": overload.run,
     "store": store.run,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidecar.capture import Governor, Guard, Recorder, Spending
+from sidecar.capture import Governor, Guard, Outputs, Recorder, Spending
 from sidecar.capture.observe import OpState, as_rows, bind, observe
 from sidecar.capture.state import TapState
 from sidecar.settings import CaptureSettings
@@ -98,11 +98,23 @@ TAP = Tap(0, "resid", "blocks.0", 3)
 def make_recorder():
     """A recorder of one tap, `clock` stands at 5 s."""
 
-    def make(guard: Guard | None = None, slots: int = 16, max_rows: int = 8, **settings) -> Recorder:
+    def make(
+        guard: Guard | None = None,
+        slots: int = 16,
+        max_rows: int = 8,
+        outputs: Outputs | None = None,
+        **settings,
+    ) -> Recorder:
         cpu = torch.device("cpu")
         choose = ungoverned(**{"sample_rate": 1.0, **settings}).sample
         recorder = Recorder(
-            choose, guard or Guard(), slots=slots, max_rows=max_rows, device=cpu, clock=lambda: 5.0
+            choose,
+            guard or Guard(),
+            slots=slots,
+            max_rows=max_rows,
+            device=cpu,
+            clock=lambda: 5.0,
+            outputs=outputs,
         )
         recorder.states[TAP] = TapState(TAP.channels, slots, cpu)
         return recorder

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.capture import Recorder
+from sidecar.capture import Outputs, Recorder
 from sidecar.capture.sampling import Sample
+from sidecar.types import Tensor, TensorSpec
 
 
 def values(reading, tap):
@@ -244,3 +246,28 @@ def test_what_is_always_observed_stands_for_itself(make_recorder, make_request, 
     run_batch(recorder, batch)
     recorder.close()
     assert recorder.drain(0.0).rows[tap].weights.tolist() == [1.0]
+
+
+def test_a_reading_brings_ids_parameters_and_answers_of_the_sampled_requests(
+    make_recorder, make_request, run_batch
+):
+    recorder = make_recorder(outputs=Outputs(TensorSpec("logits", "FP32", (-1, 3)), 16))
+    batch = [make_request(1, rows=2), make_request(2, sidecar_sample=False), make_request(3, route="eu")]
+    assert recorder.open(batch)
+    run_batch(recorder, batch)
+    recorder.answered({"logits": Tensor("FP32", np.eye(4, 3, dtype=np.float32))})
+    recorder.close()
+    reading = recorder.drain(0.0)
+    assert reading.ids == ("1", "3")
+    assert [dict(each) for each in reading.parameters] == [{}, {"route": "eu"}]
+    assert reading.outputs.logits.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    assert recorder.nanoseconds > 0
+
+
+def test_an_answer_of_another_shape_is_counted_and_harms_nobody(make_recorder, make_request, run_batch):
+    recorder = make_recorder(outputs=Outputs(TensorSpec("logits", "FP32", (-1, 3)), 16))
+    assert recorder.open([make_request(1)])
+    recorder.answered({"logits": Tensor("FP32", np.zeros((9, 3), np.float32))})
+    recorder.close()
+    assert recorder.guard.failures["tap"] == 1
+    assert recorder.drain(0.0).outputs.predicted.tolist() == [-1]

@@ -10,8 +10,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from sidecar.export.catalogue import CATALOGUE
+from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS
 
+OF_ONE_VERSION = {
+    metric.name.removesuffix("_total") for metric in CATALOGUE if metric not in OF_FURTHER_VERSIONS
+}
 PATHS = ("/", "/metrics", "/api/v1/status")
 PROBES = ("/livez", "/readyz")
 
@@ -40,7 +43,7 @@ async def test_metrics_are_plain_text_for_whoever_does_not_ask_for_more(browse, 
         reply = await http.get("/metrics", headers={"accept": accept} if accept else {})
     assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     names = {family.name for family in parse_text(reply.text)}
-    assert {metric.name.removesuffix("_total") for metric in CATALOGUE} == names
+    assert names == OF_ONE_VERSION
 
 
 @pytest.mark.parametrize(
@@ -56,7 +59,7 @@ async def test_metrics_are_openmetrics_for_a_server_that_asks_for_them(browse, f
         reply = await http.get("/metrics", headers={"accept": accept})
     assert reply.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     names = {family.name for family in parse_openmetrics(reply.text)}
-    assert {metric.name.removesuffix("_total") for metric in CATALOGUE} == names
+    assert names == OF_ONE_VERSION
 
 
 async def test_live_is_live_while_models_are_not_ready(browse, fresh_model):
@@ -134,15 +137,28 @@ async def test_the_status_tells_each_layer(browse, fixed_model):
     assert (layer["absmax"], layer["evidence"], layer["psi"]) == (8, 3.5, 0.125)
     assert layer["worst_channels"] == [[3, -4.5], [0, 2.25]]
     assert model["telemetry_failures"]["tap"] == 1
+    assert layer["no_drift_levels"] == {"psi": 0.25}
+    assert layer["between_requests"]["effective_rank"] == 3.5
+    assert layer["instability"]["narrowed"]["e4m3"]["best_exponent"] == 4
+
+
+async def test_the_status_tells_the_cause_while_drift_is_active(browse, fixed_model, fresh_model):
+    drifting, quiet = await status_of(browse, fixed_model, fresh_model(name="quiet"))
+    assert (drifting["cause"]["kind"], drifting["cause"]["tap"]["layer"]) == ("mix", 1)
+    assert drifting["cause"]["groups"] == [{"group": "7", "expected": 0.1, "seen": 0.0, "z": -5.0}]
+    assert drifting["cause"]["requests"] == [["c0ffee", None]]
+    assert quiet["cause"] is None
 
 
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf")])
 async def test_numbers_that_json_does_not_have_are_null(browse, fixed_model, strange):
     state = fixed_model.monitor.state()
-    layer = replace(state.layers[0], evidence=strange, psi=strange, worst_channels=((2, strange),))
+    effects = replace(state.layers[0].effects, psi=strange)
+    layer = replace(state.layers[0], evidence=strange, effects=effects, worst_channels=((2, strange),))
     fixed_model.monitor._state = replace(state, layers=(layer,), model_evidence=strange)
     (model,) = await status_of(browse, fixed_model)
     assert model["model_evidence"] is None
+    assert model["layers"][0]["psi"] is None
     assert model["layers"][0]["evidence"] is None
     assert model["layers"][0]["worst_channels"] == [[2, None]]
 

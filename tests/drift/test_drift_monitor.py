@@ -47,9 +47,11 @@ def test_before_the_reference_is_ready_there_is_no_evidence_and_no_effect(traffi
     assert state.model_evidence == 0
     for layer in state.layers:
         assert layer.evidence == 0
-        assert all(map(math.isnan, (layer.psi, layer.jensen_shannon, layer.mean_shift, layer.absmax_growth)))
+        effects = layer.effects
+        assert all(map(math.isnan, (effects.psi, effects.frechet, effects.mean_shift, effects.times_level)))
+        assert math.isnan(layer.instability.absmax_growth)
         assert layer.worst_channels == ()
-        assert layer.headroom > 10
+        assert layer.instability.headroom["float16"] > 10
 
 
 def test_the_reading_that_completes_the_reference_is_not_judged(watch):
@@ -61,7 +63,9 @@ def test_stationary_traffic_raises_no_alarm(watch):
     state = watch.run(1_000)
     assert state.judged_requests == 1_000
     assert (state.model_alarms, [layer.alarms for layer in state.layers]) == (0, [0, 0, 0])
-    assert all(abs(layer.psi) < 0.05 and abs(layer.mean_shift) < 0.2 for layer in state.layers)
+    assert all(
+        abs(layer.effects.psi) < 0.05 and abs(layer.effects.mean_shift) < 0.2 for layer in state.layers
+    )
 
 
 def test_a_shift_is_found_and_its_layer_named(watch):
@@ -73,14 +77,17 @@ def test_a_shift_is_found_and_its_layer_named(watch):
     assert state.model_active
     assert 200 < state.model_alarm_ordinals[0] <= state.layers[1].alarm_ordinals[0] <= 260
     assert state.layers[1].evidence >= state.layer_alarm_level > state.alarm_level
-    assert state.layers[1].mean_shift > 0.2
+    assert state.layers[1].effects.mean_shift > 0.2
     assert len(state.layers[1].worst_channels) == 3
 
 
-def test_the_alarm_ends_after_the_shift_does(watch):
-    watch.run(60, shifts={1: 1.0})
+def test_the_alarm_ends_after_the_shift_does_and_with_it_the_cause(watch):
+    assert watch.monitor.state().cause is None
+    during = watch.run(60, shifts={1: 1.0})
+    assert (during.cause.tap.layer, during.cause.kind) == (1, "covariate")
     state = watch.run(1_000)
     assert (state.model_alarms, state.model_active) == (1, False)
+    assert state.cause is None
 
 
 def test_one_request_with_a_nan_is_seen(watch):
@@ -92,7 +99,7 @@ def test_one_request_with_a_nan_is_seen(watch):
 
     watch.feed(watch.traffic.reading(1, edit=break_one))
     state = watch.monitor.state()
-    assert [layer.nonfinite for layer in state.layers] == [0, 0, 1]
+    assert [layer.instability.nonfinite for layer in state.layers] == [0, 0, 1]
     assert state.layers[2].evidence > before.layers[2].evidence + 2
     assert np.argmax([layer.evidence for layer in state.layers]) == 2
 
@@ -118,7 +125,7 @@ def test_a_reading_without_requests_changes_no_evidence(watch):
     after = watch.monitor.state()
     assert after.model_evidence == before.model_evidence
     assert after.layers[0].evidence == before.layers[0].evidence
-    assert math.isnan(after.layers[0].psi)
+    assert math.isnan(after.layers[0].effects.psi)
 
 
 def test_a_given_reference_judges_from_the_first_request_in_any_order_of_taps(traffic, taps):
@@ -181,4 +188,20 @@ def test_a_rare_route_that_is_sampled_more_than_the_rest_looks_like_no_drift(tra
     state = watch.monitor.state()
     assert state.judged_requests == 40 * 20
     assert not state.model_alarms
-    assert all(abs(layer.mean_shift) < 0.3 for layer in state.layers)
+    assert all(abs(layer.effects.mean_shift) < 0.3 for layer in state.layers)
+
+
+def test_a_snapshot_is_the_window_as_a_baseline(watch, taps):
+    watch.traffic.at += 1_000
+    watch.run(40)
+    found = watch.monitor.snapshot()
+    assert (found.model, found.version, found.taps, found.requests) == ("m", "1", taps, 40)
+    assert [sketch.counts.requests for sketch in found.sketches] == [40] * 3
+    assert found.rows.shape == (3, 40, 6)
+    assert found.nodrift == watch.monitor.reference.nodrift
+
+
+def test_without_requests_in_the_window_there_is_no_snapshot(watch):
+    watch.traffic.at += 1_000
+    with pytest.raises(BaselineError, match="no request of m version 1 was observed in the last 60 s"):
+        watch.monitor.snapshot()

@@ -10,13 +10,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.drift import DriftMonitor
-from sidecar.drift.monitor import DriftState
+from sidecar.drift.between import Between
+from sidecar.drift.causes import Cause
+from sidecar.drift.groups import ShareChange
+from sidecar.drift.instability import Narrowed
+from sidecar.drift.monitor import DriftState, OutputDrift
+from sidecar.drift.nodrift import EffectSizes
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.store import StoreCollector
 from sidecar.settings import DriftSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
+from sidecar.sketch.formats import Loss
 from sidecar.timeline import StoreStatus, Timeline
 from sidecar.types import Tap, TelemetryStatus
 
@@ -56,18 +62,39 @@ class FixedMonitor:
         return self._state
 
 
+EFFECTS = EffectSizes(
+    psi=0.125, jensen_shannon=0.0625, kolmogorov_smirnov=0.375, wasserstein=0.75, mean_shift=-1.5,
+    frechet=2.5, shifted=0, levels={"psi": 0.25}, times_level=6.5,
+)  # fmt: skip
+NARROWED = Narrowed(Loss(0.0, 0.5, 0.25), 4, Loss(0.0, 0.125, 0.0625))
+HEADROOM = {"float16": 12.5, "bfloat16": 128.0, "e5m2": 12.25}
+BETWEEN = Between(
+    distinct_share=0.875, participation_ratio=2.5, effective_rank=3.5, self_similarity=0.25,
+    variance_share=0.375, autocorrelation=-0.125, sign_changes=0.625,
+)  # fmt: skip
+
+
 def drifting(fresh: DriftState) -> DriftState:
     layers = tuple(
         replace(
-            layer, evidence=2.5 + layer.tap.layer, active=layer.tap.layer == 1, alarms=layer.tap.layer, psi=0.125,
-            jensen_shannon=0.0625, mean_shift=-1.5, worst_channels=((3, -4.5), (0, 2.25)), absmax_growth=1.75,
-            headroom=12.5, dead_channels=1,
+            layer, evidence=2.5 + layer.tap.layer, active=layer.tap.layer == 1, alarms=layer.tap.layer,
+            effects=EFFECTS, worst_channels=((3, -4.5), (0, 2.25)),
+            instability=replace(
+                layer.instability, absmax_growth=1.75, headroom=HEADROOM | {"e4m3": 5.5 - layer.tap.layer},
+                narrowed=dict.fromkeys(("e4m3", "e5m2"), NARROWED), massive=2, dead_channels=1, always_on_channels=1,
+            ),
+            between=BETWEEN,
         )
         for layer in fresh.layers
     )  # fmt: skip
+    cause = Cause(
+        "mix", layers[1].tap, "mean", -1.5, 0.25, ((3, -4.5),), (ShareChange("7", 0.1, 0.0, -5.0),),
+        (("c0ffee", math.inf),), "drift begins at layer 1 (resid)",
+    )  # fmt: skip
     return replace(
         fresh, reference_requests=5000, reference_ready=True, judged_requests=3, model_evidence=1.25,
-        alarm_level=13.75, layer_alarm_level=15.5, model_alarms=0, layers=layers,
+        alarm_level=13.75, layer_alarm_level=15.5, model_alarms=0, layers=layers, cause=cause,
+        reference_widening=1.0625, direction_evidence=0.5, output=OutputDrift(0.25, 0.125, active=False, alarms=0),
     )  # fmt: skip
 
 

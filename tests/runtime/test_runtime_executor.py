@@ -67,6 +67,9 @@ class FakeRecorder:
         self.opened += 1
         return True
 
+    def answered(self, outputs):
+        self.outputs = outputs
+
     def close(self):
         self.closed += 1
         self.close_seen.set()

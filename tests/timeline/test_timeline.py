@@ -151,3 +151,37 @@ def test_rows_of_a_window_keep_the_weights_they_came_with(timeline, clock):
         one = reading(clock.now)
         timeline.add(replace(one, rows={TAP: RequestRows(np.zeros((1, 6)), np.array([weight]))}))
     assert timeline.rows(PANE, TAP).weights.tolist() == [2.0, 5.0]
+
+
+@given(st.lists(st.floats(0, 8), min_size=1, max_size=20), st.floats(1, 60))
+def test_a_window_and_the_one_before_it_share_nothing_and_leave_nothing_out(steps, seconds):
+    clock = Clock()
+    timeline = Timeline([TAP], PANE, 1000, clock)
+    times = 1000 + np.cumsum(steps)
+    for at in times:
+        timeline.add(reading(at))
+    clock.now = times[-1]
+    both = timeline.window(2 * seconds, TAP).counts.requests
+    now, before = timeline.window(seconds, TAP), timeline.window(seconds, TAP, ago=seconds)
+    assert now.counts.requests + before.counts.requests == both
+
+
+def test_distinct_requests_are_counted_over_the_panes_of_a_window(timeline, clock):
+    for at, values in ((0.0, [1, 1, 2]), (50.0, [2, 3, 3])):
+        clock.now = at
+        one = reading(at, rows=3)
+        timeline.add(replace(one, rows={TAP: RequestRows(np.outer(values, np.ones(6)))}))
+    assert round(timeline.distinct(PANE, TAP).estimate) == 2
+    assert round(timeline.distinct(100.0, TAP).estimate) == 3
+
+
+def test_a_request_that_missed_a_tap_does_not_look_like_anything(timeline):
+    rows = np.vstack([np.ones(6), np.full(6, np.nan)])
+    timeline.add(replace(reading(0.0, rows=2), rows={TAP: RequestRows(rows)}))
+    assert round(timeline.distinct(PANE, TAP).estimate) == 1
+
+
+def test_readings_keep_what_is_known_of_their_requests_and_no_sketches(timeline):
+    timeline.add(replace(reading(0.0), ids=("a",), parameters=({"sidecar_route": "x"},)))
+    (kept,) = timeline.readings(PANE)
+    assert (kept.ids, kept.parameters, kept.sketches) == (("a",), ({"sidecar_route": "x"},), {})

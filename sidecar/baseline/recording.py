@@ -34,7 +34,9 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path, c
     settings = settings.model_copy(update={"baseline": None})
     warm_up(model, settings)
     plan = observe(model, settings, everything, lambda _: None, clock)
-    builder = ReferenceBuilder(settings.name, settings.version, plan.taps, len(requests))
+    builder = ReferenceBuilder(
+        settings.name, settings.version, plan.taps, len(requests), everything.drift.stratify_by
+    )
     for reading in replay(model, plan, requests, max(settings.batching.max_rows, 1)):
         builder.add(reading)
     return builder.build()
@@ -50,7 +52,7 @@ def replay(
     for start in range(0, len(requests), step):
         batch = requests[start : start + step]
         plan.recorder.open(batch, always=True)
-        model.instrumented(runtime.concatenate([request.inputs for request in batch]))
+        plan.recorder.answered(model.instrumented(runtime.concatenate([request.inputs for request in batch])))
         plan.recorder.close()
         pending += len(batch)
         if pending >= min(chunk, plan.recorder.slots - step) or start + step >= len(requests):

@@ -1,0 +1,1 @@
+"""Baselines as files: recorded, shown, compared, exported and imported."""

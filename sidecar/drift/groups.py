@@ -1,0 +1,110 @@
+"""What kind of request each was: the class that was predicted, or the route that the client named."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sidecar.drift.strata import Labels, labels
+from sidecar.drift.weighted import Weighted
+from sidecar.sketch import OutputRows, Reading
+
+ROUTE = "sidecar_route"
+MOST_NAMES = 64
+OTHERS = "others"
+_NOTICED = 4.0
+LEAST_REQUESTS = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Groups:
+    """One name a request, str[n] each, "" where it has none.
+
+    classes: predicted by a classifier. routes: values of the request parameter `sidecar_route`, the 64 most frequent by
+    name and "others" for the rest.
+    """
+
+    classes: Labels
+    routes: Labels
+
+    @classmethod
+    def of(cls, readings: Sequence[Reading]) -> Groups:
+        none = [np.array([], "U")]
+        classes = [class_names(one.outputs, one.requests) for one in readings]
+        routes = [labels(one, ROUTE) for one in readings]
+        return cls(np.concatenate(classes or none), frequent(np.concatenate(routes or none)))
+
+    @property
+    def deciding(self) -> Labels:
+        """By which a mix is compared: the classes of a classifier, else the routes."""
+        return self.classes if (self.classes != "").any() else self.routes
+
+
+def class_names(outputs: OutputRows | None, requests: int) -> Labels:
+    """Of each request the predicted class, str[requests]; "" where none was."""
+    if outputs is None:
+        return np.full(requests, "")
+    return np.array(["" if one < 0 else str(one) for one in outputs.predicted.tolist()], dtype=np.str_)
+
+
+def frequent(names: Labels) -> Labels:
+    """The 64 most frequent names as they are, and "others" for all further ones."""
+    known = {name for name, _ in Counter(names.tolist()).most_common(MOST_NAMES)}
+    return np.array([one if one in known else OTHERS for one in names.tolist()], dtype=np.str_)
+
+
+@dataclass(frozen=True, slots=True)
+class ShareChange:
+    """Shares, 0 to 1, of a group in the reference and in the window. z: of the difference, in standard errors."""
+
+    group: str
+    expected: float
+    seen: float
+    z: float
+
+
+def share_changes(reference: Labels, window: Labels) -> tuple[ShareChange, ...]:
+    """Groups whose share changed by four standard errors of a binomial share or more, largest change first.
+
+    Names, str[n] and str[m], one a request; each request counts once.
+    """
+    if not len(reference) or not len(window):
+        return ()
+    before, now = Counter(reference.tolist()), Counter(window.tolist())
+    changes = []
+    for group in before.keys() | now.keys():
+        expected, seen = before[group] / len(reference), now[group] / len(window)
+        pooled = (before[group] + now[group]) / (len(reference) + len(window))
+        error = math.sqrt(pooled * (1 - pooled) * (1 / len(reference) + 1 / len(window)))
+        z = (seen - expected) / error if error else 0.0
+        if abs(z) >= _NOTICED:
+            changes.append(ShareChange(group, expected, seen, z))
+    return tuple(sorted(changes, key=lambda change: (-abs(change.z), change.group)))
+
+
+def _ample(names: Labels) -> Labels:
+    found, requests = np.unique(names, return_counts=True)
+    return found[requests >= LEAST_REQUESTS]
+
+
+def with_mix_of(
+    reference: Weighted, groups: Labels, window: Weighted, seen: Labels
+) -> tuple[Weighted, Weighted]:
+    """Both sides in the groups that both have, the window's weights changed so that it has the reference's mix.
+
+    A group of which one side has fewer than twenty is left out: a few requests cannot stand for a whole class.
+    Post-stratification: Holt and Smith, JRSS A 142, 1979.
+    """
+    common = np.intersect1d(_ample(groups), _ample(seen))
+    ours, theirs = np.isin(groups, common), np.isin(seen, common)
+    reference, window, names = reference.part(ours), window.part(theirs), seen[theirs]
+    weights = window.weights.copy()
+    for group in common.tolist():
+        member = names == group
+        target = reference.weights[groups[ours] == group].sum()
+        weights[member] *= target / max(weights[member].sum(), np.finfo(np.float64).tiny)
+    return reference, Weighted(window.values, weights)

@@ -1,0 +1,56 @@
+"""What is going on now, as a baseline: the window of one process that another is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sidecar.drift.groups import ROUTE, frequent
+from sidecar.drift.nodrift import NoDrift
+from sidecar.drift.reference import Reference
+from sidecar.drift.scores import stack_rows
+from sidecar.drift.strata import labels
+from sidecar.errors import BaselineError
+from sidecar.sketch import OutputRows, RequestRows
+from sidecar.timeline import Timeline
+from sidecar.types import Tap
+
+
+def snapshot(
+    model: str,
+    version: str,
+    taps: Sequence[Tap],
+    timeline: Timeline,
+    seconds: float,
+    nodrift: Sequence[NoDrift],
+    stratify_by: str,
+) -> Reference:
+    """The last `seconds`. nodrift: of what the taps are judged by. Raises BaselineError without a single request."""
+    readings = timeline.readings(seconds)
+    if not readings:
+        raise BaselineError(f"no request of {model} version {version} was observed in the last {seconds:g} s")
+    rows = {
+        tap: RequestRows.concat([one.rows.get(tap, _missing(one.requests)) for one in readings])
+        for tap in taps
+    }
+    outputs = [one.outputs for one in readings if one.outputs]
+    return Reference(
+        model=model,
+        version=version,
+        created_at=readings[-1].at,
+        taps=tuple(taps),
+        sketches=tuple(timeline.window(seconds, tap) for tap in taps),
+        nodrift=tuple(nodrift),
+        rows=stack_rows(rows, taps),
+        weights=np.concatenate([one.weights for one in readings]),
+        common=np.concatenate([one.common for one in readings]),
+        outputs=OutputRows.concat(outputs) if len(outputs) == len(readings) else None,
+        stratified_by=stratify_by,
+        labels=np.concatenate([labels(one, stratify_by) for one in readings]),
+        routes=frequent(np.concatenate([labels(one, ROUTE) for one in readings])),
+    )
+
+
+def _missing(requests: int) -> RequestRows:
+    return RequestRows(np.full((requests, RequestRows.empty().values.shape[1]), np.nan))

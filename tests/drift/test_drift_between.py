@@ -1,0 +1,92 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.drift.between import autocorrelation, between, dimensions, self_similarity, sign_changes
+from sidecar.drift.weighted import Scale, Weighted
+
+
+def requests(values):
+    return Weighted(np.asarray(values, dtype=float), np.ones(len(values)))
+
+
+UNIT = Scale(np.zeros(2), np.ones(2))
+
+
+@given(st.integers(1, 12), st.integers(0, 500))
+def test_equal_variance_in_k_directions_counts_k(k, seed):
+    basis, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(12, 12)))
+    covariance = basis[:, :k] @ basis[:, :k].T
+    assert dimensions(covariance) == pytest.approx((k, k))
+
+
+@given(st.integers(0, 500))
+def test_the_participation_ratio_is_traces_and_lies_below_the_effective_rank(seed):
+    factor = np.random.default_rng(seed).normal(size=(6, 6))
+    covariance = factor @ factor.T
+    participation, rank = dimensions(covariance)
+    assert participation == pytest.approx(np.trace(covariance) ** 2 / np.trace(covariance @ covariance))
+    assert 1 <= participation <= rank <= 6
+
+
+def test_nothing_that_varies_has_no_dimensions():
+    assert all(map(math.isnan, dimensions(np.zeros((3, 3)))))
+
+
+def test_a_layer_that_answers_all_alike_away_from_the_reference_resembles_itself():
+    rng = np.random.default_rng(0)
+    alike = between(requests(rng.normal([5, 5], 0.1, (200, 2))), UNIT, 1, 200, 1.0)
+    free = between(requests(rng.normal(size=(2000, 2))), UNIT, 2000, 2000, 1.0)
+    assert alike.self_similarity > 0.99
+    assert abs(free.self_similarity) < 0.1
+    assert (alike.distinct_share, free.distinct_share) == (1 / 200, 1)
+
+
+def test_self_similarity_is_the_mean_cosine_of_neighbours():
+    assert self_similarity(np.array([[1.0, 0], [0, 2], [0, 3], [0, 0]])) == pytest.approx(0.5)
+    assert math.isnan(self_similarity(np.zeros((3, 2))))
+
+
+@given(st.integers(0, 500))
+def test_autocorrelation_is_that_of_the_definition(seed):
+    course = np.random.default_rng(seed).normal(size=30)
+    centred = course - course.mean()
+    exact = sum(centred[i] * centred[i + 1] for i in range(29)) / sum(centred**2)
+    assert autocorrelation(course) == pytest.approx(exact)
+
+
+def test_what_alternates_has_negative_autocorrelation_and_crosses_its_median_always():
+    course = np.tile([1.0, -1.0], 100)
+    assert autocorrelation(course) == pytest.approx(-0.995)
+    assert sign_changes(course) == 1
+    assert math.isnan(autocorrelation(np.ones(5)))
+    assert math.isnan(sign_changes(np.ones(5)))
+
+
+def test_independent_requests_cross_the_median_half_of_the_time():
+    assert sign_changes(np.random.default_rng(1).normal(size=4000)) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_share_of_variance_between_requests_is_that_of_their_means():
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(300, 1)) + rng.normal(size=(300, 50)) * 2
+    points = np.column_stack([values.mean(axis=1), rng.normal(size=300)])
+    found = between(requests(points), None, 300, 300, float(values.var()))
+    assert found.variance_share == pytest.approx(values.mean(axis=1).var() / values.var())
+
+
+def test_two_requests_tell_only_whether_they_differ():
+    found = between(requests([[1.0, 2], [3, 4]]), None, 2.01, 2, 1.0)
+    assert found.distinct_share == 1
+    assert all(
+        math.isnan(value) for value in (found.effective_rank, found.self_similarity, found.autocorrelation)
+    )
+
+
+def test_requests_that_missed_the_tap_are_left_out():
+    points = np.random.default_rng(3).normal(size=(20, 2))
+    holes = np.insert(points, 5, np.nan, axis=0)
+    assert between(requests(holes), UNIT, 20, 20, 1.0) == between(requests(points), UNIT, 20, 20, 1.0)

@@ -1,0 +1,121 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.drift.instability import AcrossLayers, churn, instability, massive_channels
+from sidecar.sketch import TapSketch
+from sidecar.types import Tap
+
+
+def sketch(values, requests=1):
+    return TapSketch.from_array(np.asarray(values, dtype=np.float32), 2.0**-10, requests)
+
+
+def layers(*arrays, site="resid"):
+    return {
+        Tap(index, site, f"blocks.{index}", np.shape(values)[-1]): sketch(values)
+        for index, values in enumerate(arrays)
+    }
+
+
+def test_signs_of_instability_compare_window_and_reference():
+    window = sketch([[0.0, 8.0, np.nan], [0.0, -65504.0 / 4, 1.0]])
+    signs = instability(window, sketch([[1.0, 2.0, -4.0]]), TapSketch.empty(3))
+    assert signs.nonfinite == 1
+    assert signs.headroom["float16"] == 2
+    assert signs.absmax_growth == 65504 / 16
+    assert (signs.dead_channels, signs.always_on_channels) == (1, 1)
+    assert signs.rate_bound == 1
+    assert math.isnan(signs.rms_change)
+
+
+def test_growth_of_the_rms_is_counted_in_doublings():
+    window, reference, before = sketch([[8.0, -8.0]]), sketch([[2.0, 2.0]]), sketch([[32.0, 32.0]])
+    signs = instability(window, reference, before)
+    assert (signs.rms_growth, signs.rms_change) == (2, -2)
+
+
+def test_growth_needs_a_reference_that_is_not_zero():
+    window, zero = sketch([[1.0]]), sketch([[0.0]])
+    for reference in (None, zero):
+        signs = instability(window, reference, zero)
+        assert math.isnan(signs.absmax_growth)
+        assert math.isnan(signs.rms_growth)
+
+
+def test_nothing_is_measured_where_nothing_was_seen():
+    signs = instability(TapSketch.empty(2), None, TapSketch.empty(2))
+    assert math.isnan(signs.headroom["e4m3"])
+    assert math.isnan(signs.narrowed["e4m3"].best.to_zero)
+    assert (signs.massive, signs.dead_channels, signs.always_on_channels) == (0, 0, 0)
+    assert math.isnan(signs.churn)
+    assert math.isnan(signs.rms_kurtosis)
+
+
+def test_the_best_scale_trades_no_overflow_for_underflow():
+    values = np.random.default_rng(0).normal(0, 2.0**-11, (500, 4))
+    values[0, 0] = 1.0
+    narrowed = instability(sketch(values), None, TapSketch.empty(4)).narrowed["e4m3"]
+    assert narrowed.best_exponent == 8
+    assert narrowed.best.overflow == 0
+    assert narrowed.best.to_zero < 0.01
+    assert narrowed.now.to_zero > 0.5
+
+
+@given(st.integers(0, 1000))
+def test_a_massive_channel_is_above_100_and_1000_medians(seed):
+    """Of values at random powers of two, whose buckets say exactly where the median lies."""
+    rng = np.random.default_rng(seed)
+    values = 2.0 ** rng.integers(-4, 9, (31, 5))
+    values[0, :2] = 2.0 ** rng.integers(5, 18, 2)
+    magnitude = np.abs(values)
+    median = np.sort(magnitude.ravel())[(magnitude.size - 1) // 2]
+    top = magnitude.max(axis=0)
+    assert massive_channels(sketch(values)) == np.count_nonzero((top > 100) & (top >= 1000 * median))
+
+
+def test_churn_is_the_share_of_the_ten_strongest_that_are_new():
+    strong = np.ones((3, 40))
+    strong[:, :10] = 9
+    moved = np.ones((3, 40))
+    moved[:, 3:13] = 9
+    assert churn(sketch(strong), sketch(moved)) == 0.3
+    assert churn(sketch(strong), sketch(strong)) == 0
+    assert math.isnan(churn(TapSketch.empty(40), sketch(moved)))
+
+
+def test_an_outlier_feature_is_in_a_quarter_of_the_layers_at_6_percent_of_positions():
+    quiet = np.ones((100, 4))
+    loud = quiet.copy()
+    loud[:6, 0] = -7
+    almost = quiet.copy()
+    almost[:5, 1] = 7
+    assert AcrossLayers.of(layers(loud, quiet, quiet, quiet)).outlier_features == 1
+    assert AcrossLayers.of(layers(loud, quiet, quiet, quiet, quiet)).outlier_features == 0
+    assert AcrossLayers.of(layers(*[almost] * 4)).outlier_features == 0
+
+
+def test_layers_of_another_width_are_counted_apart():
+    loud = np.full((10, 4), 7.0)
+    assert AcrossLayers.of(layers(loud, np.ones((10, 8)), np.ones((10, 8)))).outlier_features == 4
+
+
+@given(st.floats(-2, 2), st.integers(2, 8))
+def test_growth_with_depth_is_the_slope_of_log2_rms(slope, depth):
+    arrays = [np.full((2, 2), 2.0 ** (slope * layer)) for layer in range(depth)]
+    assert AcrossLayers.of(layers(*arrays)).depth_growth == pytest.approx(slope, abs=1e-5)
+
+
+def test_growth_with_depth_needs_two_layers_that_saw_something():
+    assert math.isnan(AcrossLayers.of({}).depth_growth)
+    assert math.isnan(AcrossLayers.of(layers(np.ones((2, 2)))).depth_growth)
+    assert math.isnan(AcrossLayers.of(layers(np.ones((2, 2)), np.zeros((2, 2)))).depth_growth)
+
+
+def test_growth_with_depth_is_that_of_the_residual_stream():
+    resid = layers(np.ones((2, 2)), np.full((2, 2), 2.0))
+    heads = layers(*[np.full((2, 2), 8.0**layer) for layer in range(4)], site="attn_out")
+    assert AcrossLayers.of({**heads, **resid}).depth_growth == pytest.approx(1)
