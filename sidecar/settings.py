@@ -390,7 +390,8 @@ class DriftSettings(Section):
 class ExportSettings(Section):
     """What a scrape may cost.
 
-    max_series: hard cap on time series of activations; taps beyond it are left out and counted.
+    max_series: hard cap on time series of activations; with many taps less is said of each, and what is left out is
+        counted.
     triton_names: export the metrics of serving under the names of Triton Inference Server as well.
     """
 

@@ -18,6 +18,11 @@ SECONDS_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 STAGE_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, *SECONDS_BUCKETS)
+MAGNITUDES = (2**-6, 2**-4, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 16.0, 64.0)
+VALUE_BUCKETS = (*(-bound for bound in reversed(MAGNITUDES)), 0.0, *MAGNITUDES)
+"""Edges of the sketch's own bins, so that counts at them are exact; among them the outliers' 6."""
+COARSE_BUCKETS = tuple(bound for bound in VALUE_BUCKETS if abs(bound) in (0.0, 2**-4, 0.5, 2.0, 6.0, 64.0))
+KINDS = ("nan", "+inf", "-inf")
 ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
@@ -168,6 +173,10 @@ SILENT = Metric(
     TAP,
 )
 
+VALUE = Metric(
+    "sidecar_activation_value", "histogram", "Finite activation values, of both signs.", TAP,
+    buckets=VALUE_BUCKETS, native=True,
+)  # fmt: skip
 VALUES = Metric("sidecar_activation_values_total", "counter", "Activation values observed.", TAP)
 ZEROS = Metric("sidecar_activation_zeros_total", "counter", "Values equal to zero.", TAP)
 NEAR_ZEROS = Metric(

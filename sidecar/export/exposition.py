@@ -12,14 +12,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric as Family
 
 from sidecar.export.negotiation import Format
+from sidecar.export.pace import give_way
 from sidecar.export.protobuf import protobuf
 from sidecar.export.text import openmetrics, text
 from sidecar.types import Clock
 
 LONGEST_SECONDS = 1.0
 """A page is never older, however rarely sketches are taken off the device."""
-
-_STEP_SECONDS = 0.00005
 
 Encode = Callable[[Iterable[Family]], Iterator[bytes]]
 
@@ -68,8 +67,3 @@ class Exposition:
         plain = b"".join(pieces)
         # Fast and good enough: 1 makes a page a fifteenth of its size, and 9 takes six times as long for a twentieth.
         return Page(made, plain, gzip.compress(plain, 1, mtime=0))
-
-
-def give_way() -> None:
-    """Let the threads that answer requests have the interpreter: else they wait 5 ms for it, CPython's interval."""
-    time.sleep(_STEP_SECONDS)

@@ -63,7 +63,9 @@ def gzipped(accept_encoding: str) -> bool:
 def _ranges(header: str) -> Iterator[_Range]:
     for part in header.lower().split(","):
         name, *parameters = [piece.strip() for piece in part.split(";")]
-        pairs = {key.strip(): value.strip(' "') for key, _, value in (one.partition("=") for one in parameters)}
+        pairs = {
+            key.strip(): value.strip(' "') for key, _, value in (one.partition("=") for one in parameters)
+        }
         try:
             weight = float(pairs.pop("q", "1"))
         except ValueError:

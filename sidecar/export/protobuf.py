@@ -1,4 +1,7 @@
-"""Families as io.prometheus.client.MetricFamily messages, each after its length: the only format with native histograms."""
+"""Families as io.prometheus.client.MetricFamily messages, each after its length.
+
+The only format of a scrape that has native histograms.
+"""
 
 from __future__ import annotations
 
@@ -71,9 +74,13 @@ def _native(native: NativeHistogram) -> pb.Histogram:
         schema=native.schema,
         zero_threshold=native.zero_threshold,
         zero_count=int(native.zero_count),
-        positive_span=[pb.BucketSpan(offset=span.offset, length=span.length) for span in native.pos_spans or ()],
+        positive_span=[
+            pb.BucketSpan(offset=span.offset, length=span.length) for span in native.pos_spans or ()
+        ],
         positive_delta=native.pos_deltas or (),
-        negative_span=[pb.BucketSpan(offset=span.offset, length=span.length) for span in native.neg_spans or ()],
+        negative_span=[
+            pb.BucketSpan(offset=span.offset, length=span.length) for span in native.neg_spans or ()
+        ],
         negative_delta=native.neg_deltas or (),
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.core import Metric as Family
 from prometheus_client.samples import Exemplar, Sample
-from prometheus_client.utils import floatToGoString as written
+from prometheus_client.utils import floatToGoString
 
 SAMPLES_A_PIECE = 100
 
@@ -44,7 +44,7 @@ def _samples(samples: list[Sample], *, exemplars: bool) -> Iterator[bytes]:
     for sample in samples:
         if sample.native_histogram is not None:
             continue
-        line = f"{sample.name}{_braces(sample.labels)} {written(sample.value)}"  # type: ignore[no-untyped-call]
+        line = f"{sample.name}{_braces(sample.labels)} {floatToGoString(sample.value)}"  # type: ignore[no-untyped-call]
         if exemplars and sample.exemplar is not None:
             line += _exemplar(sample.exemplar)
         lines.append(line + "\n")
@@ -57,11 +57,15 @@ def _samples(samples: list[Sample], *, exemplars: bool) -> Iterator[bytes]:
 def _braces(labels: Mapping[str, str]) -> str:
     if not labels:
         return ""
-    return "{" + ",".join([f'{name}="{_escaped(value, chr(34))}"' for name, value in sorted(labels.items())]) + "}"
+    return (
+        "{"
+        + ",".join([f'{name}="{_escaped(value, chr(34))}"' for name, value in sorted(labels.items())])
+        + "}"
+    )
 
 
 def _exemplar(exemplar: Exemplar) -> str:
-    value = written(exemplar.value)  # type: ignore[no-untyped-call]
+    value = floatToGoString(exemplar.value)  # type: ignore[no-untyped-call]
     at = f" {exemplar.timestamp}" if exemplar.timestamp is not None else ""
     return f" # {_braces(exemplar.labels) or '{}'} {value}{at}"
 

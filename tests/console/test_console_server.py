@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.console.http import application
-from sidecar.export.exposition import Exposition
 from sidecar.console.server import HttpServer
+from sidecar.export.exposition import Exposition
 from sidecar.server import tls
 from sidecar.settings import ServerSettings
 

@@ -83,8 +83,16 @@ def test_no_header_is_an_error(header):
 
 @pytest.mark.parametrize(
     ("header", "answer"),
-    [("gzip", True), ("deflate, gzip;q=0.5", True), ("*", True), ("", False), ("gzip;q=0", False), ("gzip;q=0, *", False), ("br", False)],
-)  # fmt: skip
+    [
+        ("gzip", True),
+        ("deflate, gzip;q=0.5", True),
+        ("*", True),
+        ("", False),
+        ("gzip;q=0", False),
+        ("gzip;q=0, *", False),
+        ("br", False),
+    ],
+)
 def test_a_page_is_compressed_for_whoever_takes_gzip(header, answer):
     assert gzipped(header) is answer
 
@@ -114,7 +122,11 @@ def as_samples(family):
                 found = metric.histogram
                 for bucket in found.bucket:
                     le = ("le", f"{bucket.upper_bound:g}".replace("inf", "+Inf"))
-                    yield f"{family.name}_bucket", *sorted([*labels, le]), repr(float(bucket.cumulative_count))
+                    yield (
+                        f"{family.name}_bucket",
+                        *sorted([*labels, le]),
+                        repr(float(bucket.cumulative_count)),
+                    )
                 yield (
                     f"{family.name}_bucket",
                     *sorted([*labels, ("le", "+Inf")]),
