@@ -7,7 +7,7 @@ GPU_PYTHON ?= $(BIN)/python
 GPU_READY := $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(READY))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack check format test test-gpu bench-gpu test-full bench bench-serving bench-drift tools clean
+.PHONY: help demo stack check format test test-gpu bench-gpu test-full bench bench-serving bench-drift bench-overload fuzz tools clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -49,6 +49,9 @@ tools: $(READY) ## Prometheus and Alertmanager into .tools/, without root
 test: $(READY) tools ## all tests but the slow ones and those for a GPU
 	$(PYTEST) -m 'not slow and not gpu' $(ARGS)
 
+fuzz: $(READY) ## requests that are nearly right, many more of them than in the tests; EXAMPLES=15000 each
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),15000) $(PYTEST) tests/server/test_server_fuzz.py $(ARGS)
+
 test-gpu: $(GPU_READY) ## the tests that need a GPU; GPU_PYTHON=python3 where that has torch, triton and pytest
 	$(GPU_PYTHON) -m pytest -c tests/gpu/pytest.ini tests/gpu $(ARGS)
 
@@ -66,6 +69,9 @@ bench-serving: $(READY) ## beside MLServer, Triton and bare grpc.aio; installs t
 
 bench-drift: $(READY) ## detection delay beside KS, PSI, Evidently and online MMD; scenarios with known truth
 	$(BIN)/python -m tests.bench drift drift_scenarios
+
+bench-overload: $(READY) ## three times capacity for a minute, 20,000 unwanted requests, 100 restarts under load
+	$(BIN)/python -m tests.bench overload
 
 clean: ## remove everything that was built here
 	rm -rf .venv .tools build .mypy_cache .ruff_cache .pytest_cache .hypothesis

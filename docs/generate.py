@@ -14,10 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sidecar.export.catalogue import CATALOGUE, MODEL, TAP, Metric
+from sidecar.export import triton
+from sidecar.export.catalogue import CATALOGUE, MODEL, OF_FURTHER_VERSIONS, TAP, Metric
+from sidecar.export.detail import ESSENTIAL, STEPS, most_taps
 from sidecar.settings import (
     BatchingSettings,
     CaptureSettings,
+    ConsoleSettings,
     DriftSettings,
     ExportSettings,
     LogSettings,
@@ -25,6 +28,7 @@ from sidecar.settings import (
     RepositorySettings,
     Section,
     ServerSettings,
+    StoreSettings,
     TensorSettings,
     TimelineSettings,
     VersionPolicySettings,
@@ -37,7 +41,7 @@ METRICS = """\
 
 Written by `docs/generate.py` from `sidecar/export/catalogue.py`; change it there.
 
-`/metrics` on the HTTP port (8002) has all of them, in Prometheus' text format or OpenMetrics. Counters
+`/metrics` on the HTTP port (8002) has all of them, in [the format that is asked for](exposition.md). Counters
 start at 0 with every label set that is known in advance, so that the first event is already an increase.
 A gauge that cannot be known yet, such as a distance before the reference is ready, is NaN.
 
@@ -46,6 +50,7 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `model`, `version` | as configured; `-` stands for requests to a model that is not served |
 | `layer` | depth of the tap in the model, an integer from 0 |
 | `site` | where in the layer: `resid`, `attn_out`, `mlp_out`, `logits`, `stage`, or the module's name |
+| `method` | `ModelInfer`, `ModelStreamInfer`, `Check` or `Watch` of the health service, or `other` |
 | `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
 | `kind` | `nan`, `+inf` or `-inf`; of a cause `numeric`, `mix` or `covariate` |
 | `setting` | settings of `[server]` that name the files |
@@ -61,7 +66,7 @@ METRICS_HEAD = "| name | kind | unit | labels | meaning |\n|---|---|---|---|---|
 
 def metric_rows(metrics: Sequence[Metric]) -> str:
     return "".join(
-        f"| `{metric.name}` | {metric.kind} | {metric.unit} | "
+        f"| `{metric.name}` | {metric.kind}{', native' if metric.native else ''} | {metric.unit} | "
         f"{', '.join(f'`{label}`' for label in metric.labels)} | {metric.help.replace('|', chr(92) + '|')} |\n"
         for metric in metrics
     )
@@ -73,9 +78,51 @@ def metrics_page(catalogue: Sequence[Metric]) -> str:
     models = [metric for metric in catalogue if metric not in taps and metric.labels[: len(MODEL)] == MODEL]
     others = [metric for metric in catalogue if metric not in taps and metric not in models]
     sections = (("Of each model", models), ("Of each tap", taps), ("Of the process", others))
-    return METRICS + "".join(
-        f"\n## {title}\n\n{METRICS_HEAD}{metric_rows(found)}" for title, found in sections
+    tables = [f"\n## {title}\n\n{METRICS_HEAD}{metric_rows(found)}" for title, found in sections]
+    return METRICS + "".join(tables) + detail_section() + triton_section()
+
+
+DETAIL = """
+## What leaves when there are many taps
+
+All taps together make at most `export.max_series` series. Where everything would be more, what stands last here leaves
+first, for all taps alike; the JSON API keeps it. The first {essential}, of which alerts are made, never leave: taps
+beyond their room are left out whole, and everything left out is counted in `sidecar_series_dropped`. "Taps" is how
+many there may be, at the default of {cap:,} series.
+
+| name | series of a tap | taps |
+|---|---|---|
+"""
+
+
+def detail_section() -> str:
+    cap = ExportSettings().max_series
+    rows = ""
+    for place, step in enumerate(STEPS):
+        if step.metric not in OF_FURTHER_VERSIONS:
+            what = f", {len(step.buckets)} buckets" if step.buckets else ""
+            rows += f"| `{step.metric.name}`{what} | {step.series} | {most_taps(place, cap)} |\n"
+    return DETAIL.format(essential=len(ESSENTIAL), cap=cap) + rows
+
+
+def triton_section() -> str:
+    reasons = "".join(
+        f"| `{theirs}` | {', '.join(f'`{reason}`' for reason in ours)} |\n"
+        for theirs, ours in triton.REASONS.items()
     )
+    return f"{TRITON}\n{METRICS_HEAD}{metric_rows(triton.NAMES)}\n{TRITON_REASONS}{reasons}"
+
+
+TRITON = """
+## Under Triton's names
+
+With `export.triton_names = true` the metrics of serving are exported under the names that Triton Inference Server
+has for them too, with its labels and its microseconds, so dashboards made for it go on working. Their kind is
+unknown, because a counter of Prometheus' formats ends in `_total` and these do not; queries make no difference.
+Triton counts no request whose input it refuses; here that is a failure for reason `OTHER`.
+"""
+
+TRITON_REASONS = "| `reason` of Triton | `reason` of `sidecar_rejected_requests_total` |\n|---|---|\n"
 
 
 CONFIGURATION = """\
@@ -105,8 +152,10 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("[repository]", RepositorySettings),
     ("[capture]", CaptureSettings),
     ("[timeline]", TimelineSettings),
+    ("[store]", StoreSettings),
     ("[drift]", DriftSettings),
     ("[export]", ExportSettings),
+    ("[console]", ConsoleSettings),
     ("[log]", LogSettings),
 )
 

@@ -10,9 +10,12 @@ from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
+from sidecar.export.exposition import Exposition
 from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
+from sidecar.export.triton import TritonNames
 from sidecar.model import STOP_SECONDS, Model
+from sidecar.recall import Memory
 from sidecar.server.security import Role
 from sidecar.server.server import Server
 from sidecar.settings import Settings
@@ -32,25 +35,34 @@ class Sidecar:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         watched = self._versions.watched
+        self._memory = Memory(settings, watched, clock)
+        self._memory.register(registry)
+        self._versions.remember(self._memory.remember)
         window = settings.drift.window_seconds
         registry.register(ActivationCollector(watched, window, settings.export.max_series))
+        serving = ServingMetrics(self._versions.known, registry)
+        if settings.export.triton_names:
+            registry.register(TritonNames(serving))
         self._grpc = Server(
             settings.server,
             [model.servable for model in self.models],
             self._versions.batching,
-            ServingMetrics(self._versions.known, registry),
+            serving,
             self._versions,
             clock,
+            self._memory.ask,
         )
         tokens, certificates = self._grpc.tokens, self._grpc.certificates
         registry.register(StaleFiles(self._stale))
         console = application(
-            registry,
+            Exposition(registry, settings.capture.drain_seconds),
             watched,
             window,
             lambda authorization: tokens.role(authorization) is not Role.NOBODY,
             lambda: [name for name, stale in self._stale().items() if stale],
             lambda: self._leaving,
+            self._memory.store,
+            self._memory.api.routes(),
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False
@@ -73,6 +85,7 @@ class Sidecar:
         except ConfigError:
             await self._grpc.stop()
             raise
+        self._memory.start()
         for model in self.models:
             model.start()
         await self._grpc.refresh_health()
@@ -89,3 +102,4 @@ class Sidecar:
         for model in self.models:
             await model.stop()
         await asyncio.to_thread(self._http.stop, STOP_SECONDS)
+        await asyncio.to_thread(self._memory.stop, STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""The command line: serve, demo, taps, check, baseline, compare."""
+"""The command line: serve, demo, taps, check, evaluate, export, baseline, compare."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from sidecar import log
@@ -71,7 +73,14 @@ def _model(loaded: Settings, name: str | None) -> ModelSettings:
 
 
 @app.command()
-def serve(config: SomeConfig = None, repository: Repository = None) -> None:
+def serve(
+    config: SomeConfig = None,
+    repository: Repository = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="File that keeps what was seen, in place of store.path; none keeps nothing."),
+    ] = None,
+) -> None:
     """Serve the configured models until SIGTERM or SIGINT."""
     # The core would write lines of its own into the log, of which clients can cause as many as they like.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -80,6 +89,9 @@ def serve(config: SomeConfig = None, repository: Repository = None) -> None:
     from sidecar.app import Sidecar
 
     loaded = _load(config, repository)
+    if store is not None:
+        kept = loaded.store.model_copy(update={"path": "" if store == "none" else store})
+        loaded = loaded.model_copy(update={"store": kept})
     sidecar = Sidecar(loaded, time.time)
 
     async def run() -> None:
@@ -174,6 +186,56 @@ def check(config: SomeConfig = None, repository: Repository = None) -> None:
                 f"{row.share * loaded.capture.sample_rate:.2%} of inference at sample_rate {loaded.capture.sample_rate}"
             )
         console.print(f"  state: {observation.recorder.memory() / 2**20:.1f} MiB on {settings.device}")
+
+
+@app.command()
+def evaluate(
+    config: Config,
+    checkpoints: Annotated[
+        Path, typer.Option(help="Folder of safetensors files with the training step in their names.")
+    ],
+    inputs: Annotated[Path, typer.Option(help="npz file: one array an input, one row a request.")],
+    model: ModelName = None,
+    store: Annotated[Path | None, typer.Option(help="Where the panes go, in place of store.path.")] = None,
+) -> None:
+    """Run the same inputs through each checkpoint and keep what its activations looked like, by training step."""
+    from sidecar.evaluate import evaluate_checkpoints, find_checkpoints
+
+    loaded = _load(config)
+    found = find_checkpoints(checkpoints)
+    evaluated = evaluate_checkpoints(
+        _model(loaded, model), loaded, found, inputs, _store_path(loaded, store), time.time
+    )
+    steps = list(track(evaluated, "checkpoints", total=len(found), console=Console(stderr=True)))
+    print(f"{_store_path(loaded, store)}: {len(steps)} steps, {min(steps)} to {max(steps)}")
+
+
+@app.command()
+def export(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="Where the Parquet file is written.")],
+    begin: Annotated[
+        datetime | None, typer.Option("--from", help="First moment, UTC; the oldest pane by default.")
+    ] = None,
+    end: Annotated[
+        datetime | None, typer.Option("--to", help="Moment behind the last, UTC; now by default.")
+    ] = None,
+    channels: Annotated[bool, typer.Option(help="Lists of the channels' statistics, too.")] = False,
+    store: Annotated[Path | None, typer.Option(help="Which store, in place of store.path.")] = None,
+) -> None:
+    """Write what the store has of a range of time as Parquet, for DuckDB, Spark or Ray."""
+    from sidecar.timeline import parquet
+
+    loaded = _load(config)
+    lowest, highest = (None if at is None else at.replace(tzinfo=UTC).timestamp() for at in (begin, end))
+    written = parquet.export(_store_path(loaded, store), lowest, highest, out, channels=channels)
+    print(f"{out}: {written} rows")
+
+
+def _store_path(loaded: Settings, given: Path | None) -> Path:
+    if given is None and not loaded.store.path:
+        raise ConfigError("store.path is empty and no --store was given; one of them must name the file")
+    return given or Path(loaded.store.path)
 
 
 @baseline.command()

@@ -30,12 +30,20 @@ class SketchError(SidecarError):
     """Sketches of different shapes were merged, or stored bytes are not a sketch."""
 
 
+class StoreError(SidecarError):
+    """The store of panes cannot be read or written. Shown to operators only; telemetry goes on without it."""
+
+
 class RequestError(SidecarError):
-    """Root of what a client is told about its own request."""
+    """Root of what a client is told about its own request. reason: by which such errors are counted."""
+
+    reason = "other"
 
 
 class InvalidInputError(RequestError):
     """Name, shape, datatype or size of an input is not what the model takes."""
+
+    reason = "invalid"
 
 
 class UnknownModelError(RequestError):
@@ -45,6 +53,8 @@ class UnknownModelError(RequestError):
 class NotReadyError(RequestError):
     """The model exists and cannot answer now (loading, stopping)."""
 
+    reason = "not_ready"
+
 
 class OverloadedError(RequestError):
     """The queue is full or too slow for the request, which was refused before any work was done.
@@ -52,21 +62,28 @@ class OverloadedError(RequestError):
     retry_after: seconds after which it is worth another try, as far as that can be told; 0 where it cannot.
     """
 
-    def __init__(self, text: str, retry_after: float = 0.0) -> None:
+    def __init__(self, text: str, retry_after: float = 0.0, reason: str = "queue_full") -> None:
         super().__init__(text)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class OutOfMemoryError(RequestError):
     """The model found no memory for the request, even alone and unobserved."""
 
+    reason = "memory"
+
 
 class ExpiredError(RequestError):
     """The client's deadline passed while the request waited."""
 
+    reason = "expired"
+
 
 class InferenceError(RequestError):
     """The model raised. The log has the reason; the client is told only that it failed."""
+
+    reason = "model"
 
 
 class UnsupportedError(RequestError):
@@ -79,6 +96,10 @@ class LoadError(RequestError):
 
 class ForbiddenError(RequestError):
     """An admin call where server.admin is false."""
+
+
+class WithheldError(RequestError):
+    """An aggregate of so few requests that it could tell of one of them."""
 
 
 class UnauthenticatedError(RequestError):

@@ -126,6 +126,7 @@ class Model:
             await asyncio.to_thread(self.observation.drainer.stop, STOP_SECONDS)
             keep = self.observation.recorder.guard.shield("judge", self.observation.monitor.keep, None)
             await asyncio.to_thread(keep)
+            self.observation.timeline.close()
 
     def watched(self) -> Watched:
         observation = self.observation

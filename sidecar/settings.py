@@ -32,6 +32,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 SharedMemoryKey = Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$")]
+T = TypeVar("T", bound="Section")
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
 
@@ -149,11 +150,13 @@ class TensorSettings(Section):
     name: as clients send it.
     datatype: name of the Open Inference Protocol.
     shape: batch dimension first where there is one; -1 is any size.
+    labels: of an output, text file with one label a line, for clients that ask for classes instead of values.
     """
 
     name: Label
     datatype: str
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
+    labels: Path | None = None
 
     @field_validator("datatype")
     @classmethod
@@ -270,6 +273,8 @@ class ModelSettings(Section):
             raise ValueError("give either source, a factory, or path, a file or folder that holds the model")
         if self.path is not None and self.weights is not None:
             raise ValueError("weights go with source; what path names has its own")
+        if labelled := [tensor.name for tensor in self.inputs if tensor.labels]:
+            raise ValueError(f"input {labelled[0]} has labels, which only outputs may have")
         if self.instances > 1 and self.compile:
             raise ValueError("instances above 1 do not go with compile: a compiled graph runs on one thread")
         return self
@@ -342,6 +347,23 @@ class TimelineSettings(Section):
     keep_panes: Annotated[int, Field(ge=6, le=100_000)] = 60
 
 
+class StoreSettings(Section):
+    """What is kept on disk.
+
+    path: SQLite file of panes, made where there is none; "" keeps nothing.
+    keep_days: how long; older panes are coarser, up to 360 times `timeline.pane_seconds`.
+    max_megabytes: how much (of 10**6 bytes), write-ahead log of a few MB excluded. Where that is too little for
+        keep_days, the oldest panes of whichever span takes most go first.
+    """
+
+    path: str = "activations.db"
+    keep_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+    max_megabytes: Annotated[float, Field(ge=1, le=1_000_000)] = 2_000.0
+
+    def anchored(self, base: Path) -> StoreSettings:
+        return self.model_copy(update={"path": str(base / self.path)}) if self.path else self
+
+
 class DriftSettings(Section):
     """When an alarm is raised.
 
@@ -368,10 +390,25 @@ class DriftSettings(Section):
 class ExportSettings(Section):
     """What a scrape may cost.
 
-    max_series: hard cap on time series of activations; taps beyond it are left out and counted.
+    max_series: hard cap on time series of activations; with many taps less is said of each, and what is left out is
+        counted.
+    triton_names: export the metrics of serving under the names of Triton Inference Server as well.
     """
 
     max_series: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
+    triton_names: bool = False
+
+
+class ConsoleSettings(Section):
+    """What the API and the page may show, and what answering may cost.
+
+    min_requests: fewest observed requests that an answer may be about. Activations can be inverted to what caused
+        them, so an aggregate of very few requests is as secret as the requests; 1 withholds nothing.
+    budget: share of one core that answers may take on average; beyond it they are refused for a while.
+    """
+
+    min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    budget: Annotated[float, Field(gt=0, le=64)] = 0.25
 
 
 class LogSettings(Section):
@@ -391,8 +428,10 @@ class Settings(Section):
     repository: RepositorySettings = RepositorySettings()
     capture: CaptureSettings = CaptureSettings()
     timeline: TimelineSettings = TimelineSettings()
+    store: StoreSettings = StoreSettings()
     drift: DriftSettings = DriftSettings()
     export: ExportSettings = ExportSettings()
+    console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
 
     @field_validator("models")
@@ -547,7 +586,7 @@ def _siblings(root: type[Section], place: Sequence[str | int]) -> list[str]:
 def _anchor(settings: Settings, base: Path) -> Settings:
     """Relative paths made relative to the folder of the file they stand in."""
 
-    def anchored(section: Section) -> Section:
+    def anchored(section: T) -> T:
         changes = {
             name: base / value
             for name in type(section).model_fields
@@ -555,10 +594,15 @@ def _anchor(settings: Settings, base: Path) -> Settings:
         }
         return section.model_copy(update=changes)
 
+    def anchored_model(model: ModelSettings) -> ModelSettings:
+        outputs = tuple(anchored(output) for output in model.outputs)
+        return anchored(model.model_copy(update={"outputs": outputs}))
+
     return settings.model_copy(
         update={
             "server": anchored(settings.server),
-            "models": tuple(anchored(model) for model in settings.models),
+            "models": tuple(anchored_model(model) for model in settings.models),
+            "store": settings.store.anchored(base),
             "repository": anchored(settings.repository),
             "drift": anchored(settings.drift),
         }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +41,15 @@ DATATYPES: Mapping[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """A model's input or output. `shape` includes the batch dimension; -1 means any size."""
+    """A model's input or output. `shape` includes the batch dimension; -1 means any size.
+
+    labels: of the values of a row, for those who ask for classes; may be fewer.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +78,25 @@ class InferRequest:
     priority: int = 1
 
 
+class Cost(NamedTuple):
+    """What a batch took: seconds to put it together, in the model, and to take it apart; bytes of its tensors."""
+
+    assembly: float = 0.0
+    compute: float = 0.0
+    response: float = 0.0
+    input_bytes: int = 0
+    output_bytes: int = 0
+
+
+NO_COST = Cost()
+
+
 @dataclass(slots=True)
 class InferReply:
-    """Outputs by name, in the model's order."""
+    """Outputs by name, in the model's order. cost: of the whole batch."""
 
     outputs: Mapping[str, Tensor]
+    cost: Cost = NO_COST
 
 
 class Batch(Protocol):
@@ -195,15 +213,18 @@ MODEL_STATES = ("READY", "LOADING", "UNLOADING", "UNAVAILABLE")
 class ServingObserver(Protocol):
     """Where the server reports what it did. Called on any thread; must be quick and never raise."""
 
+    def call_ended(self, method: str, code: str) -> None:
+        """Any call: the path of its method and the name of its gRPC status."""
+
     def request_started(self, model: str, version: str) -> None: ...
 
-    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
-        """`code` is the gRPC status name, for example "OK" or "INVALID_ARGUMENT"."""
+    def request_finished(self, model: str, version: str, code: str, seconds: float, reason: str) -> None:
+        """`code` is the gRPC status name, for example "OK" or "INVALID_ARGUMENT", `reason` that of its error."""
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost | None
     ) -> None:
-        """`queued`: seconds that each of its requests waited. `seconds`: what the batch took from then on."""
+        """`queued`: seconds that each of its requests waited. `cost`: None where the model failed."""
 
     def queue_length(self, model: str, version: str, requests: int) -> None: ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from sidecar.configured import Configured, Offer
 from sidecar.errors import ConfigError, LoadError, SidecarError
@@ -44,6 +45,13 @@ class Versions:
         for name in found:
             self._running += self._from_the_start(name)
         self._show(self._running)
+        self._remember: Callable[[Watched], None] = lambda _: None
+
+    def remember(self, remember: Callable[[Watched], None]) -> None:
+        """Have it called with each version that is loaded, and with each that is loaded from now on."""
+        self._remember = remember
+        for watched in self.watched:
+            remember(watched)
 
     def _from_the_start(self, name: str) -> list[Model]:
         """Those of a model that its policy chooses, and `load = false` does not leave for later.
@@ -95,6 +103,7 @@ class Versions:
             await loaded.stop()
             raise LoadError(f"model {model!r} version {version!r} {FAILED}")
         self._running.append(loaded)
+        self._remember(loaded.watched())
         return loaded.servable
 
     def _load(self, model: str, version: str) -> Model:

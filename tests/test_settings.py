@@ -149,6 +149,14 @@ def test_a_relative_path_lies_in_the_folder_of_the_settings():
     assert resolve(**model(source=None, path="model.onnx")).models[0].path == Path("/etc/sidecar/model.onnx")
 
 
+def test_labels_lie_in_the_folder_of_the_settings_and_belong_to_outputs():
+    labelled = {**X, "name": "y", "labels": "classes.txt"}
+    (output,) = resolve(**model(outputs=[labelled])).models[0].outputs
+    assert output.labels == Path("/etc/sidecar/classes.txt")
+    with pytest.raises(ConfigError, match="input y has labels, which only outputs may have"):
+        resolve(**model(inputs=[labelled]))
+
+
 def versions(**changes):
     """Settings of versions 1 and 2 of one model; `changes` are those of version 2."""
     return resolve(models=[MODEL, {**MODEL, "version": "2", **changes}])

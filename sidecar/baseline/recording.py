@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from numpy.lib.npyio import NpzFile
 from sidecar import runtime
 from sidecar.drift import Reference, ReferenceBuilder
 from sidecar.errors import ConfigError
-from sidecar.observation import observe
+from sidecar.observation import Observation, observe
 from sidecar.runtime import Runtime
 from sidecar.runtime.trial import warm_up
 from sidecar.settings import ModelSettings, Settings
+from sidecar.sketch import Reading
 from sidecar.types import DATATYPES, Clock, InferRequest, Tensor
 
 # Readings of a baseline: enough of them to see how far chunks of the same traffic lie apart.
@@ -27,7 +29,7 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path, c
     Raises ConfigError for a file that does not fit the model's inputs, ModelError when it cannot be observed.
     """
     model = runtime.load(settings)
-    requests = _requests(path, model, batched=settings.batching.max_rows > 0)
+    requests = read_requests(path, model, batched=settings.batching.max_rows > 0)
     # The baseline that the settings name may be the one that is about to be written.
     settings = settings.model_copy(update={"baseline": None})
     warm_up(model, settings)
@@ -35,7 +37,16 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path, c
     builder = ReferenceBuilder(
         settings.name, settings.version, plan.taps, len(requests), everything.drift.stratify_by
     )
-    step = max(min(settings.batching.max_rows, plan.recorder.slots), 1)
+    for reading in replay(model, plan, requests, max(settings.batching.max_rows, 1)):
+        builder.add(reading)
+    return builder.build()
+
+
+def replay(
+    model: Runtime, plan: Observation, requests: Sequence[InferRequest], max_rows: int
+) -> Iterator[Reading]:
+    """Run requests through the instrumented variant, all of them observed, and give what was seen in parts."""
+    step = min(max_rows, plan.recorder.slots)
     chunk = max(len(requests) // BASELINE_READINGS, 1)
     pending = 0
     for start in range(0, len(requests), step):
@@ -46,12 +57,12 @@ def record_baseline(settings: ModelSettings, everything: Settings, path: Path, c
         pending += len(batch)
         if pending >= min(chunk, plan.recorder.slots - step) or start + step >= len(requests):
             if reading := plan.recorder.drain(0.0):
-                builder.add(reading)
+                yield reading
             pending = 0
-    return builder.build()
 
 
-def _requests(path: Path, model: Runtime, *, batched: bool) -> list[InferRequest]:
+def read_requests(path: Path, model: Runtime, *, batched: bool) -> list[InferRequest]:
+    """The requests of an npz file. Raises ConfigError where they are none for the model."""
     try:
         with path.open("rb") as file:
             stored = np.load(file, allow_pickle=False)

@@ -108,8 +108,8 @@ class Recorder:
         staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
         sampled = 0
         weights, common = self._weights[self._writing], self._common[self._writing]
-        staged.fill(-1)
         ids, parameters = self._ids[self._writing], self._parameters[self._writing]
+        staged.fill(-1)
         for request, sample in zip(requests, chosen, strict=True):
             if sample is not None and used < self.slots:
                 staged[row : row + request.rows] = used

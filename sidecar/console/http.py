@@ -9,8 +9,6 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -21,7 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sidecar import __version__
 from sidecar.console import comparison
 from sidecar.console.comparison import plain
+from sidecar.export import negotiation
 from sidecar.export.activations import Watched
+from sidecar.export.exposition import Exposition
+from sidecar.timeline import StoreStatus
 
 OPEN_PATHS = ("/livez", "/readyz")
 """Probes of an orchestrator carry no secret."""
@@ -34,22 +35,29 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>activation
 
 
 def application(
-    registry: CollectorRegistry,
+    exposition: Exposition,
     watched: Sequence[Watched],
     window_seconds: float,
     admits: Callable[[bytes | None], bool],
     stale: Callable[[], Collection[str]],
     leaving: Callable[[], bool],
+    store: Callable[[], StoreStatus] | None = None,
+    more: Sequence[Route] = (),
 ) -> Starlette:
     """The paths of the port; all but /livez and /readyz ask who is there.
 
     admits: whether a header `authorization`, or none, is good enough.
     stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
+    store: how the panes on disk fare; None where none are kept. more: paths of the API.
     """
 
-    def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=content_type)
+    async def metrics(request: Request) -> Response:
+        format = negotiation.chosen(request.headers.get("accept", ""))
+        page = await exposition.page(format)
+        headers = {"content-type": negotiation.CONTENT_TYPES[format], "vary": "accept, accept-encoding"}
+        if negotiation.gzipped(request.headers.get("accept-encoding", "")):
+            return Response(page.compressed, headers={**headers, "content-encoding": "gzip"})
+        return Response(page.plain, headers=headers)
 
     def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -74,10 +82,9 @@ def application(
         return JSONResponse(answer, status_code=200 if ready else 503)
 
     def status(_: Request) -> Response:
-        return Response(
-            json.dumps({"models": [model_status(source, window_seconds) for source in tuple(watched)]}),
-            media_type="application/json",
-        )
+        models = [model_status(source, window_seconds) for source in tuple(watched)]
+        kept = asdict(store()) if store else None
+        return Response(json.dumps({"models": models, "store": kept}), media_type="application/json")
 
     def page(_: Request) -> Response:
         models = "".join(
@@ -95,6 +102,7 @@ def application(
             Route("/readyz", readyz),
             Route("/api/v1/status", status),
             *comparison.routes(watched),
+            *more,
         ],
         middleware=[Middleware(Guard, admits=admits)],
     )
@@ -173,6 +181,9 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "silent": layer.tap in telemetry.silent,
                 "requests": total.requests,
                 "nonfinite": total.nan + total.pos_inf + total.neg_inf,
+                "subnormals": total.subnormals,
+                "mean": _number(window.moments.mean if window.moments.n else math.nan),
+                "stddev": _number(window.moments.stddev if window.moments.n else math.nan),
                 "zero_share": _number(window.zero_share),
                 "near_zero_share": _number(window.near_zero_share),
                 "outlier_share": _number(window.outlier_share),

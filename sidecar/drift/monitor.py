@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from sidecar.drift.between import Between, between
 from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
@@ -228,6 +229,11 @@ class DriftMonitor:
         """Of the model's newest alarms, as in the state, which takes longer to work out."""
         with self._lock:
             return tuple(self._detector.model.ordinals)
+
+    def evidence(self) -> npt.NDArray[np.float64]:
+        """float64[taps], of each layer in nats, without the rest of the state."""
+        with self._lock:
+            return self._detector.layer_evidence[: len(self._taps)]
 
     @property
     def reference(self) -> Reference | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -15,13 +15,16 @@ from sidecar.drift import DriftMonitor, LayerDrift
 from sidecar.drift.causes import Kind
 from sidecar.drift.nodrift import EffectSizes
 from sidecar.export import catalogue
-from sidecar.export.catalogue import CATALOGUE, TAP, Metric
+from sidecar.export.catalogue import KINDS, TAP, Metric
+from sidecar.export.detail import FULL, WORST_CHANNELS, Detail, detail
+from sidecar.export.families import add_histogram, histograms
 from sidecar.export.instability import signs
+from sidecar.export.native import values
+from sidecar.export.pace import give_way
 from sidecar.export.versions import Observed, version_differences
+from sidecar.sketch import TapSketch
 from sidecar.timeline import Timeline
 from sidecar.types import Tap, TelemetryStatus
-
-WORST_CHANNELS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +51,42 @@ def observed(watched: Sequence[Watched]) -> list[Observed]:
 
 
 class _Page:
-    """The families of one scrape, as far as there is something to say."""
+    """The families of one scrape, as far as there is something to say and room for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, detail: Detail) -> None:
         self.families: dict[Metric, Family] = {}
+        self.detail = detail
         self.series = 0
 
     def add(self, metric: Metric, labels: Sequence[str], value: float) -> None:
+        of_tap = metric.labels[:4] == TAP
+        if of_tap and metric not in self.detail.metrics:
+            return
         family = self.families.get(metric)
         if family is None:
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = self.families[metric] = kind(metric.name, metric.help, labels=metric.labels)
         family.add_metric(labels, value)  # type: ignore[attr-defined]
-        self.series += metric.labels[:4] == TAP
+        self.series += of_tap
+
+    def add_values(self, where: Sequence[str], sketch: TapSketch) -> None:
+        """The histogram of all values."""
+        metric, bounds = catalogue.VALUE, self.detail.buckets
+        if metric not in self.detail.metrics:
+            return
+        family = self.families.setdefault(metric, histograms(metric))
+        native = values(sketch)
+        cumulative = [*sketch.histogram.cumulative_at(bounds).tolist(), int(native.count_value)]
+        labels = dict(zip(metric.labels, where, strict=True))
+        add_histogram(family, labels, bounds, cumulative, native.sum_value, native)
+        self.series += len(bounds) + 3
 
 
 class ActivationCollector(Collector):
-    """Asks each watched model for its state; a tap that would pass `max_series` is left out whole."""
+    """Asks each watched model for its state.
+
+    With many taps less is said of each (`detail`); one that would pass `max_series` even so is left out whole.
+    """
 
     def __init__(self, watched: Sequence[Watched], window_seconds: float, max_series: int) -> None:
         self._watched = watched
@@ -76,13 +98,14 @@ class ActivationCollector(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Family]:
-        page = _Page()
-        left_out = 0
         further = {
             (one.model, one.version): {layer.tap.key: layer.effects for layer in one.layers}
             for one in version_differences(observed(self._watched))
         }
-        for source in tuple(self._watched):
+        sources = tuple(self._watched)
+        page = _Page(_detail(sources, further, self._max_series))
+        left_out = 0
+        for source in sources:
             labels = (source.model, source.version)
             status = source.status()
             page.add(catalogue.MODEL_READY, labels, source.ready())
@@ -110,9 +133,10 @@ class ActivationCollector(Collector):
             for metric, extra, value in signs(drift):
                 page.add(metric, (*labels, *extra), value)
             for layer in drift.layers:
-                cost = SERIES_PER_TAP + (len(catalogue.OF_FURTHER_VERSIONS) if labels in further else 0)
-                if page.series + cost > self._max_series:
-                    left_out += cost
+                give_way()
+                before, all_of_it = page.series, FULL.series(further=labels in further)
+                if before + page.detail.series(further=labels in further) > self._max_series:
+                    left_out += all_of_it
                     continue
                 where = (*labels, str(layer.tap.layer), layer.tap.site)
                 page.add(catalogue.SILENT, where, layer.tap in status.silent)
@@ -125,12 +149,15 @@ class ActivationCollector(Collector):
                     page.add(catalogue.VERSION_PSI, where, beside.psi)
                     page.add(catalogue.VERSION_MEAN_SHIFT, where, beside.mean_shift)
                     page.add(catalogue.VERSION_TIMES_LEVEL, where, beside.times_level)
+                left_out += all_of_it - (page.series - before)
         page.add(catalogue.SERIES, (), page.series)
         page.add(catalogue.SERIES_DROPPED, (), left_out)
         yield from page.families.values()
 
     def _values(self, page: _Page, where: tuple[str, ...], timeline: Timeline, tap: Tap) -> None:
-        counts = timeline.total(tap).counts
+        total = timeline.total(tap)
+        page.add_values(where, total)
+        counts = total.counts
         for metric, count in (
             (catalogue.VALUES, counts.values),
             (catalogue.ZEROS, counts.zeros),
@@ -140,7 +167,7 @@ class ActivationCollector(Collector):
             (catalogue.POSITIONS, counts.positions),
         ):
             page.add(metric, where, count)
-        for kind, count in (("nan", counts.nan), ("+inf", counts.pos_inf), ("-inf", counts.neg_inf)):
+        for kind, count in zip(KINDS, (counts.nan, counts.pos_inf, counts.neg_inf), strict=True):
             page.add(catalogue.NONFINITE, (*where, kind), count)
         window = timeline.window(self._window, tap)
         empty = window.moments.n == 0
@@ -149,6 +176,11 @@ class ActivationCollector(Collector):
         page.add(catalogue.ABSMAX, where, math.nan if empty else window.absmax)
         page.add(catalogue.KURTOSIS, where, math.nan if empty else window.kurtosis)
         page.add(catalogue.CHANNELS, where, tap.channels)
+
+
+def _detail(sources: Sequence[Watched], further: Collection[tuple[str, str]], max_series: int) -> Detail:
+    taps = {(one.model, one.version): len(one.timeline.taps) for one in sources if one.timeline}
+    return detail(sum(taps.values()), sum(taps.get(version, 0) for version in further), max_series)
 
 
 def _telemetry(page: _Page, labels: tuple[str, str], status: TelemetryStatus) -> None:
@@ -188,11 +220,3 @@ def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
     for rank, (channel, shift) in enumerate(ranked, start=1):
         page.add(catalogue.WORST_CHANNEL, (*where, str(rank)), channel)
         page.add(catalogue.WORST_CHANNEL_SHIFT, (*where, str(rank)), shift)
-
-
-SERIES_PER_TAP = sum(
-    {"kind": 3, "rank": WORST_CHANNELS}.get(metric.labels[-1], 1)
-    for metric in CATALOGUE
-    if metric.labels[:4] == TAP and metric not in catalogue.OF_FURTHER_VERSIONS
-)
-"""Time series that one tap costs; one of a further version costs those of the comparison as well."""

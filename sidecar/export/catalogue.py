@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["counter", "gauge", "histogram"]
+Kind = Literal["counter", "gauge", "histogram", "unknown"]
 
 MODEL = ("model", "version")
 TAP = ("model", "version", "layer", "site")
@@ -17,6 +17,12 @@ TAP = ("model", "version", "layer", "site")
 SECONDS_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+STAGE_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, *SECONDS_BUCKETS)
+MAGNITUDES = (2**-6, 2**-4, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 16.0, 64.0)
+VALUE_BUCKETS = (*(-bound for bound in reversed(MAGNITUDES)), 0.0, *MAGNITUDES)
+"""Edges of the sketch's own bins, so that counts at them are exact; among them the outliers' 6."""
+COARSE_BUCKETS = tuple(bound for bound in VALUE_BUCKETS if abs(bound) in (0.0, 2**-4, 0.5, 2.0, 6.0, 64.0))
+KINDS = ("nan", "+inf", "-inf")
 ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
@@ -25,6 +31,7 @@ class Metric:
     """One metric family. `name` is what a query says; counters end in `_total`.
 
     unit: "seconds", "bytes", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
+    buckets: bounds of a histogram's classic buckets. native: it is a native histogram too, in protobuf.
     """
 
     name: str
@@ -33,18 +40,36 @@ class Metric:
     labels: tuple[str, ...]
     unit: str = ""
     buckets: tuple[float, ...] = ()
+    native: bool = False
 
 
 REQUESTS = Metric(
     "sidecar_requests_total", "counter", "Inference requests answered, by gRPC status.", (*MODEL, "code")
 )
+CALLS = Metric(
+    "sidecar_calls_total", "counter",
+    "gRPC calls ended, by method and status; all methods without a row of their own are `other`.",
+    ("method", "code"),
+)  # fmt: skip
 REQUEST_SECONDS = Metric(
     "sidecar_request_duration_seconds", "histogram",
-    "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS,
+    "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS, native=True,
 )  # fmt: skip
 QUEUE_SECONDS = Metric(
     "sidecar_queue_duration_seconds", "histogram",
-    "Time an inference request waited for its batch to start.", MODEL, "seconds", SECONDS_BUCKETS,
+    "Time an inference request waited for its batch to start.", MODEL, "seconds", SECONDS_BUCKETS, native=True,
+)  # fmt: skip
+ASSEMBLY_SECONDS = Metric(
+    "sidecar_batch_assembly_duration_seconds", "histogram",
+    "Time to put the inputs of a batch together.", MODEL, "seconds", STAGE_BUCKETS, native=True,
+)  # fmt: skip
+COMPUTE_SECONDS = Metric(
+    "sidecar_batch_compute_duration_seconds", "histogram",
+    "Time a batch took in the model, observation included.", MODEL, "seconds", STAGE_BUCKETS, native=True,
+)  # fmt: skip
+RESPONSE_SECONDS = Metric(
+    "sidecar_batch_response_duration_seconds", "histogram",
+    "Time to take the outputs of a batch apart.", MODEL, "seconds", STAGE_BUCKETS, native=True,
 )  # fmt: skip
 BATCH_ROWS = Metric(
     "sidecar_batch_rows", "histogram", "Rows per executed batch.", MODEL, buckets=ROWS_BUCKETS
@@ -53,6 +78,16 @@ IN_FLIGHT = Metric("sidecar_requests_in_flight", "gauge", "Inference requests be
 QUEUE_LENGTH = Metric("sidecar_queue_requests", "gauge", "Inference requests waiting for a batch.", MODEL)
 INPUT_NONFINITE = Metric(
     "sidecar_input_nonfinite_total", "counter", "NaN and infinite values in the inputs of requests.", MODEL
+)
+REJECTED = Metric(
+    "sidecar_rejected_requests_total", "counter",
+    "Inference requests that were not answered, by reason.", (*MODEL, "reason"),
+)  # fmt: skip
+INPUT_BYTES = Metric(
+    "sidecar_input_bytes_total", "counter", "Bytes of the tensors that went into the model.", MODEL
+)
+OUTPUT_BYTES = Metric(
+    "sidecar_output_bytes_total", "counter", "Bytes of the tensors that the model gave.", MODEL
 )
 MODEL_READY = Metric("sidecar_model_ready", "gauge", "1 while the model takes requests, else 0.", MODEL)
 MODEL_STATE = Metric(
@@ -112,6 +147,22 @@ SERIES_DROPPED = Metric(
     "sidecar_series_dropped", "gauge", "Time series left out because export.max_series was reached.", ()
 )
 
+STORE_WRITABLE = Metric(
+    "sidecar_store_writable", "gauge", "1 while panes are written to store.path, 0 while they cannot be.", ()
+)
+STORE_BYTES = Metric("sidecar_store_bytes", "gauge", "What the panes in the store take on disk.", (), "bytes")
+STORE_PANES = Metric("sidecar_store_panes_total", "counter", "Panes written to the store.", ())
+STORE_DROPPED = Metric(
+    "sidecar_store_dropped_panes_total", "counter",
+    "Panes not written, because the disk was full, writing failed or fell behind.", (),
+)  # fmt: skip
+STORE_SET_ASIDE = Metric(
+    "sidecar_store_set_aside_total", "counter",
+    "Stores that were renamed and begun anew, because the file was damaged or the clock jumped.", (),
+)  # fmt: skip
+STORE_SECONDS = Metric(
+    "sidecar_store_seconds_total", "counter", "CPU time of writing to the store.", (), "seconds"
+)
 FILES_STALE = Metric(
     "sidecar_files_stale", "gauge",
     "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",
@@ -125,6 +176,10 @@ SILENT = Metric(
     TAP,
 )
 
+VALUE = Metric(
+    "sidecar_activation_value", "histogram", "Finite activation values, of both signs.", TAP,
+    buckets=VALUE_BUCKETS, native=True,
+)  # fmt: skip
 VALUES = Metric("sidecar_activation_values_total", "counter", "Activation values observed.", TAP)
 ZEROS = Metric("sidecar_activation_zeros_total", "counter", "Values equal to zero.", TAP)
 NEAR_ZEROS = Metric(

@@ -11,7 +11,7 @@ import torch
 
 from sidecar.errors import Caught, InferenceError, OutOfMemoryError
 from sidecar.runtime import Runtime, concatenate
-from sidecar.types import Batch, Batches, InferReply, InferRequest, Recorder, Tensor
+from sidecar.types import Batch, Batches, Cost, InferReply, InferRequest, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
 
@@ -141,13 +141,21 @@ class Executor:
         return InferenceError("the model failed")
 
     def _replies(self, requests: Sequence[InferRequest], run: Run) -> list[InferReply]:
+        began = time.perf_counter()
+        inputs = concatenate([request.inputs for request in requests])
         started = time.perf_counter()
         try:
-            outputs = run(concatenate([request.inputs for request in requests]))
+            outputs = run(inputs)
         finally:
+            ended = time.perf_counter()
             with self._adding:
-                self.seconds += time.perf_counter() - started
-        return self._split(requests, outputs)
+                self.seconds += ended - began
+        replies = self._split(requests, outputs)
+        split = time.perf_counter()
+        cost = Cost(started - began, ended - started, split - ended, byte_count(inputs), byte_count(outputs))
+        for reply in replies:
+            reply.cost = cost
+        return replies
 
     def _split(self, requests: Sequence[InferRequest], outputs: Mapping[str, Tensor]) -> list[InferReply]:
         if not self._batched:
@@ -180,6 +188,16 @@ class Executor:
             elif observed.claim():
                 _log.error("an observed batch is stuck; the plain variant answers it")
                 self._begin(batches, observed.batch)
+
+
+def byte_count(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of all values; of a string, those it has."""
+    return sum(
+        [
+            sum(map(len, array.flat)) if (array := tensor.array).dtype.hasobject else array.nbytes
+            for tensor in tensors.values()
+        ]
+    )
 
 
 class _Observed:

@@ -16,8 +16,9 @@ from sidecar.runtime.onnx_graph import Graph
 from sidecar.runtime.onnx_points import tap_points
 from sidecar.runtime.onnx_session import Engine, Session
 from sidecar.runtime.onnx_variants import shape_of, shapes, variants
+from sidecar.runtime.signature import specs
 from sidecar.settings import ModelSettings
-from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
+from sidecar.types import Observer, Shapes, TapPoint, Tensor
 
 
 class OnnxRuntime:
@@ -43,10 +44,7 @@ class OnnxRuntime:
         self._engine = Engine(settings.device, settings.threads)
         file = read(settings.path)
         onnx_signature.check(settings, file.graph.graph)
-        self.inputs, self.outputs = (
-            tuple(TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
-            for tensors in (settings.inputs, settings.outputs)
-        )
+        self.inputs, self.outputs = specs(settings.inputs), specs(settings.outputs)
         self._file: OnnxFile | None = file
         self._graph = Graph(file.outline, file.weights)
         self.weight_bytes = sum(values.nbytes for values in file.weights.values())

@@ -13,8 +13,9 @@ from torch import nn
 from sidecar.errors import InferenceError, ModelError
 from sidecar.runtime import exported, factory, modules, transformers
 from sidecar.runtime.examples import example
+from sidecar.runtime.signature import specs
 from sidecar.runtime.trial import batch_sizes
-from sidecar.settings import ModelSettings, TensorSettings
+from sidecar.settings import ModelSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
 _TORCH_DTYPES = {
@@ -65,8 +66,8 @@ class TorchRuntime:
                 raise ModelError(
                     f"{tensor.name} has datatype {tensor.datatype}; the torch runtime takes {', '.join(_TORCH_DTYPES)}"
                 )
-        self.inputs = _specs(settings.inputs)
-        self.outputs = _specs(settings.outputs)
+        self.inputs = specs(settings.inputs)
+        self.outputs = specs(settings.outputs)
         self._settings = settings
         try:
             self._device = torch.device(settings.device)
@@ -214,10 +215,6 @@ def _bytes(model: nn.Module) -> int:
     """Of all parameters and buffers; those that share storage count once."""
     storages = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _specs(tensors: Sequence[TensorSettings]) -> tuple[TensorSpec, ...]:
-    return tuple(TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
 
 
 def _to_numpy(tensor: torch.Tensor) -> Any:

@@ -23,7 +23,7 @@ from sidecar.errors import (
     OverloadedError,
 )
 from sidecar.settings import BatchingSettings
-from sidecar.types import Clock, InferReply, InferRequest, Servable, ServingObserver
+from sidecar.types import Clock, Cost, InferReply, InferRequest, Servable, ServingObserver
 
 logger = logging.getLogger("sidecar.server")
 
@@ -88,7 +88,7 @@ class Batch:
     def answer(self, replies: Sequence[InferReply | Exception]) -> None:
         """Give each request its reply; fails where there are not as many."""
         if len(replies) == len(self._waiting):
-            self._settle(replies, failed=not any(isinstance(one, InferReply) for one in replies))
+            self._settle(replies, _cost(replies))
         else:
             self.fail(RuntimeError(f"{len(replies)} replies to {len(self._waiting)} requests"))
 
@@ -96,7 +96,7 @@ class Batch:
         """Tell the log why, and the clients that the model failed."""
         servable = self._batcher.servable
         logger.error("model %s version %s failed", servable.name, servable.version, exc_info=error)
-        self._settle([self._failure()] * len(self._waiting), failed=True)
+        self._settle([self._failure()] * len(self._waiting), None)
 
     def abort(self) -> None:
         """Whatever should have answered it went wrong: nobody shall wait for that."""
@@ -105,9 +105,9 @@ class Batch:
                 waiting.settle(self._failure())
         self._end()
 
-    def _settle(self, outcomes: Sequence[InferReply | Exception], *, failed: bool) -> None:
+    def _settle(self, outcomes: Sequence[InferReply | Exception], cost: Cost | None) -> None:
         # Counted first, so that a client which has its reply finds it so.
-        self._batcher.report(self._waiting, self._started, failed=failed)
+        self._batcher.report(self._waiting, self._started, cost)
         for waiting, outcome in zip(self._waiting, outcomes, strict=True):
             waiting.settle(outcome)
         self._end()
@@ -119,6 +119,14 @@ class Batch:
         if not self._over:
             self._over = True
             self._batcher.finished()
+
+
+def _cost(replies: Sequence[InferReply | Exception]) -> Cost | None:
+    """Of the one run, or of those of each request where together they found no memory; None where none went well."""
+    costs = list({id(one.cost): one.cost for one in replies if isinstance(one, InferReply)}.values())
+    if len(costs) < 2:
+        return costs[0] if costs else None
+    return Cost(*map(sum, zip(*costs, strict=True)))
 
 
 class Batcher:
@@ -196,6 +204,7 @@ class Batcher:
             raise OverloadedError(
                 f"{self._waiting_bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later",
                 ahead,
+                "memory",
             )
         deadline = waiting.request.deadline
         # With priorities what waits need not be ahead of it, and then nobody can tell.
@@ -205,7 +214,9 @@ class Batcher:
             and waiting.since < deadline < waiting.since + ahead
         ):
             raise OverloadedError(
-                f"what waits for model {name!r} takes longer than the request's deadline allows", ahead
+                f"what waits for model {name!r} takes longer than the request's deadline allows",
+                ahead,
+                "expired",
             )
 
     def withdraw(self, waiting: Waiting) -> bool:
@@ -308,18 +319,18 @@ class Batcher:
                 return Batch(self, waiting, now)
             self.finished()
 
-    def report(self, waiting: Sequence[Waiting], started: float, *, failed: bool) -> None:
-        """A batch has run."""
+    def report(self, waiting: Sequence[Waiting], started: float, cost: Cost | None) -> None:
+        """A batch has run, or failed, and then cost is None."""
         rows = sum([one.request.rows for one in waiting])
         queued = [started - one.since for one in waiting]
         name, version = self.servable.name, self.servable.version
         with self._reporting:
-            seconds = self._clock() - started
-            self.failures = self.failures + 1 if failed else 0
-            if not failed:
+            self.failures = self.failures + 1 if cost is None else 0
+            if cost is not None:
+                seconds = self._clock() - started
                 usual = self._row_seconds or seconds / rows
                 self._row_seconds = usual + 0.1 * (seconds / rows - usual)
-            self._observer.batch_finished(name, version, rows, queued, seconds, failed)
+            self._observer.batch_finished(name, version, rows, queued, cost)
 
     def finished(self) -> None:
         """What was taken last has been answered."""

@@ -11,8 +11,11 @@ from functools import partial
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
+
+from sidecar.errors import RequestError
+from sidecar.server.parsing import parse
+from sidecar.server.status import code_of, text_of
 
 _log = logging.getLogger("sidecar.server")
 
@@ -42,8 +45,8 @@ class Server(Protocol):
 
     def spawn(self, call: Call, work: Coroutine[Any, Any, None]) -> None: ...
 
+    def count(self, method: str, code: str) -> None: ...
 
-UNPARSABLE = "the message cannot be parsed"
 
 _CORE_CODES: dict[grpc.StatusCode, Any] = {
     code: getattr(cygrpc.StatusCode, code.name.lower()) for code in grpc.StatusCode
@@ -151,9 +154,9 @@ class Call:
             self._server.on_loop(self._begin, raw)
             return
         try:
-            message = _converted(raw, self._handler.request_deserializer)
-        except DecodeError:
-            self.refuse(grpc.StatusCode.INTERNAL, UNPARSABLE)
+            message = self._parsed(raw)
+        except RequestError as error:
+            self.refuse(code_of(error), text_of(error))
             return
         if not self._direct(message, self):
             self._server.on_loop(self._begin_parsed, message)
@@ -188,11 +191,8 @@ class Call:
             self._reply(await handler.unary_unary(request, self))
 
     def _parsed(self, raw: bytes | None) -> Any:
-        try:
-            return _converted(raw, self._handler.request_deserializer)
-        except DecodeError as error:
-            self._code, self._details = grpc.StatusCode.INTERNAL, UNPARSABLE
-            raise grpc.aio.AbortError from error
+        deserialize = self._handler.request_deserializer
+        return raw if raw is None or deserialize is None else parse(deserialize, raw)
 
     async def _messages(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not EOF:
@@ -220,6 +220,8 @@ class Call:
             self._end(grpc.StatusCode.CANCELLED, "cancelled")
         elif isinstance(error := task.exception(), grpc.aio.AbortError):
             self._end(self._code, self._details)
+        elif isinstance(error, RequestError):
+            self._end(code_of(error), text_of(error))
         else:
             _log.error("a handler of %s failed", self.method, exc_info=error)
             self._end(grpc.StatusCode.UNKNOWN, "the server failed; its log says why")
@@ -229,6 +231,8 @@ class Call:
         # On another thread than the caller's, all that follows may happen before the core returns.
         self._start(self._sent, *self._head(), *reply, status)
         self._over = True
+        expired = code is grpc.StatusCode.CANCELLED and self.time_remaining() == 0
+        self._server.count(self.method, "DEADLINE_EXCEEDED" if expired else code.name)
 
     def _sent(self, _event: Any) -> None:
         self._leave()

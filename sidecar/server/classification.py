@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ RANKED = frozenset(
 """Datatypes whose values can be ranked."""
 
 
-def classify(tensor: Tensor, count: int, *, batched: bool) -> Tensor:
+def classify(tensor: Tensor, count: int, labels: Sequence[str] = (), *, batched: bool) -> Tensor:
     """The `count` highest values of each row, highest first, as BYTES "value:index"; fewer where there are fewer.
+
+    An index that has a label which is not empty is followed by it, "value:index:label".
 
     Shape [rows, count], or [count] where the model does not batch; index counts the values of a row in row-major
     order. Equal values come in the order of their index, NaN behind all others. Values have six decimals, integers
@@ -30,7 +33,8 @@ def classify(tensor: Tensor, count: int, *, batched: bool) -> Tensor:
         for rank, index in enumerate(_highest_first(scores)[:taken]):
             score = scores[index]
             text = f"{score:f}" if scores.dtype.kind == "f" else f"{score:d}"
-            found[row, rank] = f"{text}:{index}".encode()
+            label = f":{labels[index]}" if index < len(labels) and labels[index] else ""
+            found[row, rank] = f"{text}:{index}{label}".encode()
     return Tensor("BYTES", found if batched else found[0])
 
 

@@ -104,7 +104,8 @@ def encode(
     for name in [entry.name for entry in message.outputs] or reply.outputs:
         tensor = reply.outputs[name]
         if name in ranked:
-            tensor = classify(tensor, ranked[name], batched=servable.max_rows > 0)
+            labels = next(spec.labels for spec in servable.outputs if spec.name == name)
+            tensor = classify(tensor, ranked[name], labels, batched=servable.max_rows > 0)
         response.outputs.add(name=name, datatype=tensor.datatype, shape=tensor.array.shape)
         response.raw_output_contents.append(to_raw(tensor))
     return response

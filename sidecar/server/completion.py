@@ -20,6 +20,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know 
 
 from sidecar.errors import Caught
 from sidecar.server.call import Call, Direct, Handler, Metadata
+from sidecar.server.counting import Ended, uncounted
 from sidecar.server.security import Authorise
 from sidecar.server.status import code_of, text_of
 
@@ -40,7 +41,7 @@ class CompletionServer:
     """Runs handlers of generated code as tasks of one event loop, unary and streaming.
 
     authorise: asked about every call before its message is read; None where everybody may call everything.
-    direct: methods, by path, that are tried without the loop first.
+    direct: methods, by path, that are tried without the loop first. ended: told of the end of every call.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class CompletionServer:
         authorise: Authorise | None,
         options: Sequence[tuple[str, Any]],
         direct: Mapping[str, Direct],
+        ended: Ended = uncounted,
     ) -> None:
+        self.count = ended
         self._authorise = authorise
         self._direct = direct
         self._core = cygrpc.Server(tuple(options), False)

@@ -9,10 +9,11 @@ from typing import Literal, Protocol
 import grpc
 
 from sidecar._pb import open_inference_pb2 as pb
+from sidecar.errors import ExpiredError
 from sidecar.server import wire
 from sidecar.server.batching import Batcher
 from sidecar.server.models import Models
-from sidecar.server.status import Metadata, advice_of, code_of, log_failure, text_of
+from sidecar.server.status import Metadata, advice_of, code_of, log_failure, reason_of, text_of
 from sidecar.types import Clock, InferReply, InferRequest, ServingObserver
 
 Prepare = Callable[[pb.ModelInferRequest, Batcher, float, float | None], InferRequest]
@@ -28,9 +29,9 @@ class Call(Protocol):
 
     def invocation_metadata(self) -> Metadata: ...
 
-    def respond(self, reply: bytes) -> None: ...
-
     def later(self, function: Callable[[], None]) -> None: ...
+
+    def respond(self, reply: bytes) -> None: ...
 
     def refuse(
         self, code: grpc.StatusCode, details: str, trailing: tuple[tuple[str, str], ...] = ()
@@ -86,22 +87,19 @@ class _Inference:
                 raise outcome
             assert self._batcher is not None
             self._call.respond(wire.serialise(outcome, self._message, self._batcher.servable, id=self._id))
-            self._report("OK")
+            self._report("OK", "")
 
     def _give_up(self) -> None:
         if self._batcher is not None and self._batcher.withdraw(self._waiting):
-            code = (
-                grpc.StatusCode.DEADLINE_EXCEEDED
-                if self._call.time_remaining() == 0
-                else grpc.StatusCode.CANCELLED
-            )
-            self._report(code.name)
+            late = self._call.time_remaining() == 0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            self._report(code.name, ExpiredError.reason if late else "cancelled")
             self._call.refuse(code, "nobody waits")
 
-    def _report(self, code: str) -> None:
+    def _report(self, code: str, reason: str) -> None:
         if self._batcher is not None:
             servable, seconds = self._batcher.servable, self._shared.clock() - self._started
-            self._shared.observer.request_finished(servable.name, servable.version, code, seconds)
+            self._shared.observer.request_finished(servable.name, servable.version, code, seconds, reason)
 
     def __enter__(self) -> None:
         return
@@ -111,7 +109,7 @@ class _Inference:
     ) -> Literal[True]:
         if error is not None:
             code = code_of(error)
-            self._report(code.name)
+            self._report(code.name, reason_of(error))
             log_failure(error, self._call.invocation_metadata(), self._message)
             self._call.refuse(code, text_of(error), advice_of(error))
         return True

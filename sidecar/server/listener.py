@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from sidecar.server.counting import Counting, Ended, uncounted
 from sidecar.server.parsing import Parsing
 from sidecar.server.security import Authorise, Guard
 
@@ -23,20 +24,24 @@ def tested() -> bool:
 
 
 def create(
-    authorise: Authorise | None, options: Sequence[tuple[str, Any]], direct: Mapping[str, Any] | None = None
+    authorise: Authorise | None,
+    options: Sequence[tuple[str, Any]],
+    direct: Mapping[str, Any] | None = None,
+    ended: Ended = uncounted,
 ) -> Any:
     """A server of the running event loop, that is used like grpc.aio's.
 
     authorise: asked about every call; None where everybody may call everything.
     direct: methods, by path, that our server need not bring to the loop; see `call.Direct`.
+    ended: told of the end of every call.
     """
     if not tested():
         _log.info(
             "grpcio %s was not tested: its own server serves, at about half the speed", grpc.__version__
         )
         guards = [Guard(authorise)] if authorise else []
-        return grpc.aio.server(interceptors=[*guards, Parsing()], options=options)
+        return grpc.aio.server(interceptors=[Counting(ended), *guards, Parsing()], options=options)
     # Here, because another grpcio may lack what it imports.
     from sidecar.server.completion import CompletionServer
 
-    return CompletionServer(authorise, options, direct or {})
+    return CompletionServer(authorise, options, direct or {}, ended)

@@ -1,42 +1,56 @@
-"""What is no message of the method, on grpc.aio: it would tell the client of our inside, and fill the log."""
+"""Messages that cannot be parsed, for which grpc.aio blames itself, with a traceback in the log for each."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from sidecar.server.status import code_of, text_of
+from sidecar.errors import InvalidInputError
+from sidecar.server.status import ErrorsAsStatus
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+def parse(deserialize: Callable[[bytes], Any], raw: bytes) -> Any:
+    """The message. Raises InvalidInputError where `deserialize` raises DecodeError."""
+    try:
+        return deserialize(raw)
+    except DecodeError as error:
+        raise InvalidInputError("the message cannot be parsed") from error
+
+
 class Parsing(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Parses messages in the handler, where an error can become a status."""
+    """Has handlers of grpc.aio's server end such a call with INVALID_ARGUMENT.
+
+    A handler of a stream meets the error when it reads; one with a single message would not be called at all.
+    """
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        handler = await continuation(handler_call_details)
-        # The messages of a stream are parsed in its handler's own loop.
-        if handler is None or handler.request_streaming or handler.request_deserializer is None:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None or handler.request_deserializer is None:
             return handler
-        answer = handler.unary_stream or handler.unary_unary
-
-        async def parsed(raw: bytes, context: Context) -> Any:
-            try:
-                message = handler.request_deserializer(raw)
-            except DecodeError as error:
-                await context.abort(code_of(error), text_of(error))
-            return await answer(message, context)
-
-        made = (
-            grpc.unary_stream_rpc_method_handler
-            if handler.unary_stream
-            else grpc.unary_unary_rpc_method_handler
+        parsing = partial(parse, handler.request_deserializer)
+        if handler.unary_unary is None:
+            return handler._replace(request_deserializer=parsing)
+        return handler._replace(
+            request_deserializer=None, unary_unary=partial(_answer, handler.unary_unary, parsing)
         )
-        return made(parsed, None, handler.response_serializer)
+
+
+async def _answer(
+    handler: Callable[[Any, Context], Awaitable[Any]],
+    parsing: Callable[[bytes], Any],
+    raw: bytes,
+    context: Context,
+) -> Any:
+    async with ErrorsAsStatus(context):
+        message = parsing(raw)
+    return await handler(message, context)

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.descriptor_pool import DescriptorPool
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc
+from sidecar._pb import open_inference_pb2, open_inference_pb2_grpc, telemetry_pb2
 from sidecar.errors import ConfigError, RequestError
-from sidecar.server import admin, limits, listener, tls
+from sidecar.server import admin, limits, listener, telemetry, tls
 from sidecar.server.batching import Batcher
 from sidecar.server.files import FromFiles
+from sidecar.server.health import Health
 from sidecar.server.memory import Regions, SharedMemoryService
 from sidecar.server.metadata import MetadataService
 from sidecar.server.models import Models
@@ -33,6 +34,7 @@ from sidecar.types import Clock, Repository, Servable, ServingObserver
 logger = logging.getLogger("sidecar.server")
 
 SERVICE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
 
 REFRESH_SECONDS = 1.0
 """How often certificates and tokens are compared with their files."""
@@ -42,7 +44,7 @@ class Server:
     """Serves `servables` from `start` to `stop`, once.
 
     batching: settings by model name and version, for each servable and all that `repository` may load.
-    wall: seconds since the epoch.
+    wall: seconds since the epoch. ask: answers `sidecar.v1.ActivationTelemetry`; None leaves that service out.
     tokens, certificates: who is let in, for whatever else listens; kept up to date with their files from `start` on.
     Raises ConfigError where a certificate, key or token file cannot be read, or a model cannot be batched.
     """
@@ -55,11 +57,14 @@ class Server:
         observer: ServingObserver,
         repository: Repository | None = None,
         wall: Clock = time.time,
+        ask: telemetry.Ask | None = None,
     ) -> None:
         self._settings = settings
+        self._ask = ask
         self.certificates = tls.certificates(settings)
         self.tokens = Tokens(settings)
         statistics = Statistics(observer, wall)
+        self._ended = observer.call_ended
 
         def batch(servable: Servable) -> Batcher:
             return Batcher(servable, batching[servable.name, servable.version], statistics)
@@ -87,7 +92,7 @@ class Server:
     async def start(self) -> int:
         """Listen, and return the port. Raises ConfigError where address or certificate cannot be used."""
         settings = self._settings
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # the stubs lack it
+        self._health = Health()
         elsewhere = settings.admin_listen is not None
         main = self._listener(Access(self.tokens, takes_admin=settings.admin, elsewhere=elsewhere))
         self._listeners = [main]
@@ -108,11 +113,15 @@ class Server:
             _logged(access.authorise),
             limits.channel_arguments(self._settings),
             {f"/{SERVICE}/ModelInfer": self._service.infer_directly},
+            ended=self._ended,
         )
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_Joined(self._parts), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._ask:
+            telemetry.register(server, self._ask)
         if self._settings.reflection:
-            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = [SERVICE, HEALTH, reflection.SERVICE_NAME]
+            names += [telemetry.SERVICE.full_name] if self._ask else []
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
                 reflection.aio.ReflectionServicer(names, _described_services()),  # type: ignore[attr-defined]
                 server,
@@ -148,6 +157,7 @@ class Server:
         await self.leave()
         self._service.stopping = True
         self._service.streams.close()
+        self._health.close()
         self._refreshing.cancel()
         await asyncio.gather(*(one.stop(self._settings.grace_seconds) for one in self._listeners))
         try:
@@ -215,6 +225,6 @@ class _Joined:
 def _described_services() -> DescriptorPool:
     """What reflection may show. Ours live in a pool of their own, the standard services in protobuf's."""
     pool = DescriptorPool()
-    for module in (open_inference_pb2, health_pb2, reflection_pb2):
+    for module in (open_inference_pb2, telemetry_pb2, health_pb2, reflection_pb2):
         pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
     return pool

@@ -14,13 +14,13 @@ from typing import Any
 import grpc
 
 from sidecar._pb import open_inference_pb2 as pb
-from sidecar.errors import NotReadyError
+from sidecar.errors import ExpiredError, NotReadyError
 from sidecar.server import codec, nonfinite, parameters
 from sidecar.server.batching import Batcher
 from sidecar.server.direct import Call, Inferences
 from sidecar.server.memory import Regions, deliver
 from sidecar.server.models import Models
-from sidecar.server.status import ErrorsAsStatus, code_of
+from sidecar.server.status import ErrorsAsStatus, code_of, reason_of
 from sidecar.server.stream import Streams
 from sidecar.types import Clock, InferRequest, Servable, ServingObserver
 
@@ -149,9 +149,11 @@ class _Observed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        code = grpc.StatusCode.OK if error is None else code_of(error)
+        code, reason = (grpc.StatusCode.OK, "") if error is None else (code_of(error), reason_of(error))
         # gRPC cancels the handler both when the client gives up and when its deadline passes.
         if isinstance(error, asyncio.CancelledError) and self._context.time_remaining() == 0:
-            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, ExpiredError.reason
         seconds = self._clock() - self._started
-        self._observer.request_finished(self._servable.name, self._servable.version, code.name, seconds)
+        self._observer.request_finished(
+            self._servable.name, self._servable.version, code.name, seconds, reason
+        )

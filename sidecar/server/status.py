@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from sidecar import errors, log
 
@@ -33,6 +32,7 @@ CODES: dict[type[BaseException], grpc.StatusCode] = {
     errors.UnsupportedError: grpc.StatusCode.UNIMPLEMENTED,
     errors.LoadError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.WithheldError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
     asyncio.CancelledError: grpc.StatusCode.CANCELLED,
 }
@@ -44,17 +44,21 @@ MAX_TEXT = 500
 
 
 UNFORESEEN = "the server failed; its log says why"
-UNREADABLE = "the message cannot be parsed"
 
 
 def code_of(error: BaseException) -> grpc.StatusCode:
     return CODES.get(type(error), grpc.StatusCode.INTERNAL)
 
 
+def reason_of(error: BaseException) -> str:
+    """By which a failed request is counted: that of its error, or what became of its client."""
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    return error.reason if isinstance(error, errors.RequestError) else "other"
+
+
 def text_of(error: BaseException) -> str:
     """What the client may read of `error`; the log gets what it may not."""
-    if isinstance(error, DecodeError):
-        return UNREADABLE
     return str(error)[:MAX_TEXT] if isinstance(error, errors.RequestError) else UNFORESEEN
 
 
@@ -73,7 +77,7 @@ def log_failure(error: BaseException, metadata: Metadata, message: Any = None, m
         "code": code_of(error).name,
     }
     with log.request(fields):
-        if isinstance(error, errors.RequestError | DecodeError):
+        if isinstance(error, errors.RequestError):
             access.warning("%s", text_of(error))
         else:
             logger.error("a call failed for a reason nobody foresaw", exc_info=error)

@@ -59,6 +59,10 @@ class Channels:
     def copy(self) -> Channels:
         return Channels(self.positions, *(part.copy() for part in self._arrays()))  # type: ignore[arg-type]
 
+    def only(self, index: int) -> Channels:
+        """One of them alone."""
+        return Channels(self.positions, *(part[index : index + 1] for part in self._arrays()))  # type: ignore[arg-type]
+
     @property
     def mean(self) -> npt.NDArray[np.float64]:
         """float64[C], NaN without positions; a non-finite value counts as 0."""

@@ -1,5 +1,21 @@
-"""Panes of sketches and the windows over them."""
+"""Panes of sketches, the windows over them, and the store that keeps them."""
 
-from sidecar.timeline.timeline import MAX_ROWS, Timeline
+from sidecar.timeline.history import History, Kept, Recall
+from sidecar.timeline.keeper import Keeper, StoreStatus
+from sidecar.timeline.schema import Subject
+from sidecar.timeline.store import Retention, Store
+from sidecar.timeline.timeline import MAX_ROWS, Pane, Timeline
 
-__all__ = ["MAX_ROWS", "Timeline"]
+__all__ = [
+    "MAX_ROWS",
+    "History",
+    "Keeper",
+    "Kept",
+    "Pane",
+    "Recall",
+    "Retention",
+    "Store",
+    "StoreStatus",
+    "Subject",
+    "Timeline",
+]

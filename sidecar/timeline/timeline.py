@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,12 +24,30 @@ class _Pane:
     distinct: dict[Tap, Distinct] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pane:
+    """What was seen from `start`, seconds since the epoch, for `span` seconds.
+
+    With span 0, what was seen at training step `start`.
+    """
+
+    start: float
+    span: float
+    sketches: Mapping[Tap, TapSketch]
+
+    @property
+    def requests(self) -> int:
+        return max((sketch.counts.requests for sketch in self.sketches.values()), default=0)
+
+
 class Timeline:
     """The last `keep_panes` panes of `pane_seconds`, and everything since the start in one more sketch.
 
     One thread adds and any may read. Of the request rows the newest 4,096 are kept, because their
     number grows with traffic while a pane does not. Time here never runs backwards: when the clock is
     set back, later readings go on from where the last one stood, in whole panes.
+
+    on_closed: called by the adding thread with each pane that is complete, which nothing changes any more.
     """
 
     def __init__(self, taps: Sequence[Tap], pane_seconds: float, keep_panes: int, clock: Clock) -> None:
@@ -43,16 +61,20 @@ class Timeline:
         self._newest = -math.inf
         self._set_back = 0.0
         self._lock = threading.Lock()
+        self._handed_on = -math.inf
+        self.on_closed: Callable[[Pane], None] = lambda _: None
 
     def add(self, reading: Reading) -> None:
         """Count a reading in. Raises SketchError for a tap or a width that is not of this timeline."""
         for tap, sketch in reading.sketches.items():
             if tap not in self._totals or len(sketch.channels) != tap.channels:
                 raise SketchError(f"tap {tap.key} with {len(sketch.channels)} channels is not watched here")
+        closed = None
         with self._lock:
             at = self._forward(reading.at)
             start = math.floor(at / self._pane_seconds) * self._pane_seconds
             if not self._panes or self._panes[-1].start < start:
+                closed = self._panes[-1] if self._panes else None
                 self._panes.append(_Pane(start))
             pane = self._panes[-1].sketches
             for tap, sketch in reading.sketches.items():
@@ -63,6 +85,22 @@ class Timeline:
                     pane[tap] = sketch.copy()
             _count_distinct(self._panes[-1].distinct, reading.rows)
             self._keep_rows(start, reading)
+        if closed:
+            self._hand_on(closed)
+
+    def close(self) -> None:
+        """Hand on the pane that is still open; to be called by the adding thread's owner, when nothing is added."""
+        if self._panes:
+            self._hand_on(self._panes[-1])
+
+    def panes(self) -> list[Pane]:
+        """Those in memory, oldest first; the last may still be open, and what is given is how it stands now."""
+        with self._lock:
+            found = [Pane(pane.start, self._pane_seconds, pane.sketches) for pane in self._panes]
+            if found:
+                copied = {tap: sketch.copy() for tap, sketch in found[-1].sketches.items()}
+                found[-1] = replace(found[-1], sketches=copied)
+        return found
 
     def window(self, seconds: float, tap: Tap, ago: float = 0.0) -> TapSketch:
         """Merge of the panes whose span touches the last `seconds`: up to one pane more than asked for.
@@ -101,6 +139,11 @@ class Timeline:
         """Everything since the start; its counts never fall."""
         with self._lock:
             return self._totals[tap].copy()
+
+    def _hand_on(self, pane: _Pane) -> None:
+        if pane.start > self._handed_on:
+            self._handed_on = pane.start
+            self.on_closed(Pane(pane.start, self._pane_seconds, pane.sketches))
 
     def _forward(self, at: float) -> float:
         # A clock that is nudged is no jump: its readings fall into the newest pane.

@@ -43,12 +43,19 @@ def configure():
                 "sample_rate": 1.0, "budget": 1.0, "drain_seconds": 0.01, "patience_ms": 30_000, "slots": 1024,
             },
             "drift": {"reference_requests": 200},
+            "store": {"path": ""},
         }  # fmt: skip
         for section, keys in sections.items():
             tree[section] = {**tree.get(section, {}), **keys}
         return settings.resolve(tree, {}, base=Path())
 
     return configure
+
+
+@pytest.fixture(params=["completion queue", "grpc.aio"])
+def front_end(request, monkeypatch):
+    """Both servers that may stand at the port, one after the other."""
+    monkeypatch.setattr("sidecar.server.listener.tested", lambda: request.param != "grpc.aio")
 
 
 class Client:

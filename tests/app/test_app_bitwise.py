@@ -10,6 +10,8 @@ import torch
 
 from sidecar._pb import open_inference_pb2 as pb
 
+pytestmark = pytest.mark.usefixtures("front_end")
+
 
 def keep_batches(model):
     """Every batch that runs from now on, as it was before it ran."""

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, drift, drift_scenarios, kernel, serving
+from tests.bench import capture, drift, drift_scenarios, kernel, overload, serving, store
 
 BENCHMARKS = {
     "kernel": kernel.run,
@@ -12,8 +12,10 @@ BENCHMARKS = {
     "drift": drift.run,
     "drift_scenarios": drift_scenarios.run,
     "serving": serving.run,
+    "overload": overload.run,
+    "store": store.run,
 }
-BY_NAME_ONLY = {"serving"}
+BY_NAME_ONLY = {"serving", "overload"}
 FOLDER = Path("build/bench")
 
 

@@ -7,7 +7,7 @@ on all alike. Ratios are medians over rounds of the ratio within a round.
 import contextlib
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,9 +18,10 @@ import torch
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb import open_inference_pb2_grpc as pb_grpc
-from tests.bench import h2load
+from tests.bench import h2load, perf_analyzer
 from tests.bench.peers import mlp
 from tests.bench.servers import NoServerError, Server, bare, mlserver, running, sidecar, triton
+from tools.fetch import FetchError
 
 CONCURRENT = (1, 8, 32)
 ROUNDS = 5
@@ -98,6 +99,7 @@ def run() -> dict[str, Any]:
                         cpu[name, concurrent].append(
                             1000 * (server.cpu_seconds() - before) / len(load.latencies_ms)
                         )
+        analysed = analyse(started)
     rows = [
         {
             "server": name,
@@ -129,7 +131,37 @@ def run() -> dict[str, Any]:
         "all_vs_off_32": rate(ALL, OFF, 32),
     }
     show(rows, ratios)
-    return {**ratios, "rounds": ROUNDS, "seconds": SECONDS, "rows": rows}
+    return {**ratios, "rounds": ROUNDS, "seconds": SECONDS, "rows": rows, "perf_analyzer": analysed}
+
+
+def analyse(started: Mapping[str, Server]) -> dict[str, dict[str, float]]:
+    """What Triton's perf_analyzer says of us and of Triton, both of which tell it their own times; one run each."""
+    try:
+        perf_analyzer.fetch()
+    except FetchError as error:
+        print(f"perf_analyzer is skipped: {error}")
+        return {}
+    options = (
+        "--concurrency-range",
+        str(CONCURRENT[-1]),
+        "-p",
+        f"{SECONDS * 1000:.0f}",
+        "-s",
+        "50",
+        "-r",
+        "3",
+    )
+    found = {
+        name: perf_analyzer.run(f"127.0.0.1:{started[name].port}", "mlp", options)
+        for name in (TENTH, TRITON)
+        if name in started
+    }
+    for name, columns in found.items():
+        print(
+            f"perf_analyzer, {CONCURRENT[-1]} in flight, {name}: {columns['Inferences/Second']:,.0f} requests/s, "
+            f"p50 {columns['p50 latency'] / 1000:.2f} ms, p99 {columns['p99 latency'] / 1000:.2f} ms"
+        )
+    return found
 
 
 def show(rows: list[dict[str, Any]], ratios: dict[str, float | None]) -> None:

@@ -19,10 +19,11 @@ from sidecar.drift.nodrift import EffectSizes
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
+from sidecar.export.store import StoreCollector
 from sidecar.settings import DriftSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
 from sidecar.sketch.formats import Loss
-from sidecar.timeline import Timeline
+from sidecar.timeline import StoreStatus, Timeline
 from sidecar.types import Tap, TelemetryStatus
 
 NOW = 1_000_000.0
@@ -46,9 +47,13 @@ STATUS = TelemetryStatus(
     last_drain=NOW,
 )
 
+STORE = StoreStatus("panes.db", bytes=4096)
+
 
 class FixedMonitor:
     """A drift monitor with one thing to say."""
+
+    reference = None
 
     def __init__(self, state: DriftState) -> None:
         self._state = state
@@ -146,6 +151,7 @@ class Exported:
     def __init__(self, *watched: Watched, max_series: int = 2000) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(ActivationCollector(watched, WINDOW, max_series))
+        self.registry.register(StoreCollector(lambda: STORE))
         self.registry.register(StaleFiles(lambda: {"token_file": False, "tls_certificate, tls_key": True}))
         self.serving = ServingMetrics([(one.model, one.version) for one in watched], self.registry)
 
@@ -154,6 +160,8 @@ class Exported:
         found: dict[str, list[tuple[dict[str, str], float]]] = {}
         for family in self.registry.collect():
             for sample in family.samples:
+                if sample.native_histogram is not None:
+                    continue
                 found.setdefault(sample.name, []).append((sample.labels, sample.value))
         return found
 

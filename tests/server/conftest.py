@@ -20,6 +20,7 @@ from sidecar.types import (
     DATATYPES,
     Batch,
     Batches,
+    Cost,
     InferReply,
     InferRequest,
     Lineup,
@@ -48,9 +49,12 @@ class Ledger:
     """A ServingObserver that writes everything down."""
 
     def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
         self.started: list[tuple[str, str]] = []
         self.finished: list[tuple[str, str, str]] = []
         self.seconds: list[float] = []
+        self.reasons: list[str] = []
+        self.costs: list[Cost | None] = []
         self.batches: list[int] = []
         self.queued: list[float] = []
         self.waiting: list[int] = []
@@ -62,18 +66,23 @@ class Ledger:
     def codes(self) -> Counter[str]:
         return Counter(code for _, _, code in self.finished)
 
+    def call_ended(self, method: str, code: str) -> None:
+        self.calls[method.rpartition("/")[2], code] += 1
+
     def request_started(self, model: str, version: str) -> None:
         self.started.append((model, version))
 
-    def request_finished(self, model: str, version: str, code: str, seconds: float) -> None:
+    def request_finished(self, model: str, version: str, code: str, seconds: float, reason: str) -> None:
         self.finished.append((model, version, code))
         self.seconds.append(seconds)
+        self.reasons.append(reason)
         self.answered.set()
 
     def batch_finished(
-        self, model: str, version: str, rows: int, queued: Sequence[float], seconds: float, failed: bool
+        self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost | None
     ) -> None:
         self.batches.append(rows)
+        self.costs.append(cost)
         self.queued.extend(queued)
 
     def queue_length(self, model: str, version: str, requests: int) -> None:
@@ -84,6 +93,9 @@ class Ledger:
 
     def input_nonfinite(self, model: str, version: str, values: int) -> None:
         self.nonfinite += values
+
+
+COST = Cost(assembly=1e-6, compute=2e-6, response=3e-6, input_bytes=8, output_bytes=4)
 
 
 class Model:
@@ -106,7 +118,7 @@ class Model:
         self.gate.block()
         if self.failure is not None:
             raise self.failure
-        return [InferReply(dict(request.inputs)) for request in requests]
+        return [InferReply(dict(request.inputs), COST) for request in requests]
 
 
 def running(execute: Execute) -> Callable[[Batches], None]:

@@ -110,3 +110,17 @@ async def test_a_number_of_classes_out_of_bounds_is_refused(serve, model, make_s
     ):
         with pytest.raises(InferenceServerException, match=r"classification of 'fp32' must be 1\.\.1024"):
             await client.infer("echo", [entry], outputs=[wanted])
+
+
+async def test_a_class_that_has_a_label_comes_with_it(serve, model, make_servable):
+    specs = [TensorSpec("x", "FP32", (-1, 4), ("cat", "", "dög"))]
+    entry = tritonclient.grpc.aio.InferInput("x", [1, 4], "FP32")
+    entry.set_data_from_numpy(np.array([[1.0, 2.0, 3.0, 4.0]], np.float32))
+    wanted = tritonclient.grpc.aio.InferRequestedOutput("x", class_count=4)
+    async with (
+        serve(make_servable(model.execute, specs)) as address,
+        tritonclient.grpc.aio.InferenceServerClient(address) as client,
+    ):
+        reply = await client.infer("echo", [entry], outputs=[wanted])
+    expected = ["4.000000:3", "3.000000:2:dög", "2.000000:1", "1.000000:0:cat"]
+    assert [value.decode() for value in reply.as_numpy("x")[0]] == expected

@@ -205,9 +205,9 @@ async def test_statistics_count_rows_batches_and_failures_of_each_version(
     assert second.last_inference == 1_700_000_000_500
     stats = second.inference_stats
     assert (stats.success.count, stats.fail.count, stats.queue.count) == (2, 1, 2)
-    assert stats.success.ns >= stats.queue.ns + stats.compute_infer.ns > stats.compute_infer.ns > 0
-    assert stats.compute_infer.count == stats.compute_input.count == 2
-    assert stats.compute_input.ns == stats.compute_output.ns == stats.cache_hit.count == 0
+    assert stats.success.ns >= stats.queue.ns > 0 == stats.cache_hit.count
+    stages = stats.compute_input, stats.compute_infer, stats.compute_output
+    assert [(stage.count, stage.ns) for stage in stages] == [(2, 2000), (2, 4000), (2, 6000)]
     (batch,) = second.batch_stats
     assert (batch.batch_size, batch.compute_infer.count) == (2, 2)
     assert batch.compute_infer.ns == stats.compute_infer.ns

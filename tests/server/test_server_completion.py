@@ -170,7 +170,7 @@ async def test_a_message_that_cannot_be_parsed_is_refused_without_running_anythi
         with pytest.raises(grpc.aio.AioRpcError, match="cannot be parsed") as failed:
             await channel.unary_unary(ECHO + "parse")(b"\xff")
     await server.stop(5.0)
-    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (echo.seen, caplog.text) == ([], "")
 
 

@@ -201,7 +201,8 @@ async def test_a_method_that_is_none_ends_with_a_status(hold, path):  # fmt: ski
 async def test_fields_nested_without_end_are_not_followed(hold):
     """Groups of an unknown field, each in the one before: a reader that recurses runs out of stack."""
     async with hold() as address:
-        assert status(await answered(address, http2.call(http2.INFER, b"\xfb\x7f" * 7000))) == 13  # INTERNAL
+        answer = await answered(address, http2.call(http2.INFER, b"\xfb\x7f" * 7000))
+        assert status(answer) == 3  # INVALID_ARGUMENT
 
 
 async def raw(address, content):
@@ -219,7 +220,6 @@ async def test_a_message_with_wounds_always_gets_a_status_within_a_second(hold, 
     async with hold() as address:
         assert await raw(address, content) in (
             grpc.StatusCode.OK,
-            grpc.StatusCode.INTERNAL,
             grpc.StatusCode.INVALID_ARGUMENT,
             grpc.StatusCode.NOT_FOUND,
         )

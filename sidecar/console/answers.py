@@ -1,0 +1,239 @@
+"""What the API answers. JSON has no NaN, so a number that is not known is null there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from sidecar.drift.monitor import DriftState
+from sidecar.timeline import StoreStatus
+
+Number = Annotated[float, WithJsonSchema({"type": ["number", "null"]})]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TapAnswer(Answer):
+    layer: int
+    site: str
+    module: str
+    channels: int
+
+
+class StatisticAnswer(Answer):
+    name: str
+    help: str
+    gaussian: Annotated[
+        Number | None, Field(description="What a Gaussian has, where its scale does not matter.")
+    ]
+
+
+class ModelAnswer(Answer):
+    model: str
+    version: str
+    served: Annotated[bool, Field(description="False for one of which only the store knows.")]
+    taps: list[TapAnswer]
+    first: Annotated[Number | None, Field(description="Start of the oldest pane, seconds since the epoch.")]
+    last: Annotated[Number | None, Field(description="End of the newest pane.")]
+    steps: Annotated[
+        list[int], Field(description="Training steps that are kept; of more than 1,000 the last.")
+    ]
+
+
+class TapsAnswer(Answer):
+    models: list[ModelAnswer]
+    statistics: list[StatisticAnswer]
+    min_requests: int
+    store: StoreStatus | None
+
+
+class Covered(Answer):
+    """The panes behind an answer, which may reach a little further than was asked for."""
+
+    model: str
+    version: str
+    begin: Annotated[Number | None, Field(description="Start of the first pane; null for a step.")]
+    end: Annotated[Number | None, Field(description="End of the last pane; null for a step.")]
+    step: int | None
+    panes: int
+    requests: int
+
+
+class ChannelsAnswer(Answer):
+    """One value a channel, in the channels' order."""
+
+    mean: list[Number]
+    rms: list[Number]
+    absmax: list[Number]
+    fire_rate: list[Number]
+    outliers: Annotated[list[int], Field(description="Positions at which the channel was at least 6.")]
+
+
+class SpikeAnswer(Answer):
+    """A channel whose mean stands out.
+
+    sigmas: from the median of the channels' means, in 1.4826 times their median distance from it.
+    """
+
+    channel: int
+    mean: Number
+    rms: Number
+    absmax: Number
+    sigmas: Number
+
+
+class BandAnswer(Answer):
+    """What the reference saw, one value a channel."""
+
+    requests: int
+    mean: list[Number]
+    stddev: list[Number]
+
+
+class LayerAnswer(Answer):
+    tap: TapAnswer
+    covered: Covered
+    positions: int
+    statistics: dict[str, Number]
+    channels: ChannelsAnswer
+    spikes: Annotated[list[SpikeAnswer], Field(description="Six sigmas or more, the largest first.")]
+    reference: BandAnswer | None
+
+
+class HistogramAnswer(Answer):
+    """Cells that are not empty here or in the reference, from the most negative up.
+
+    A cell includes its edge of larger magnitude; one with both edges 0 holds the zeros.
+    """
+
+    tap: TapAnswer
+    covered: Covered
+    lower: list[Number]
+    upper: list[Number]
+    count: list[int]
+    total: int
+    reference_count: list[int] | None
+    reference_total: int
+    quantiles: Annotated[dict[str, Number], Field(description="p01, p05, p25, p50, p75, p95 and p99.")]
+
+
+class NeuronAnswer(Answer):
+    """One channel's course; null where a pane has fewer requests than may be shown."""
+
+    tap: TapAnswer
+    channel: int
+    start: Annotated[list[Number], Field(description="Seconds since the epoch, or training steps.")]
+    seconds: Annotated[list[Number], Field(description="Span of each pane; 0 for a step.")]
+    requests: list[int]
+    mean: list[Number]
+    rms: list[Number]
+    absmax: list[Number]
+    fire_rate: list[Number]
+    distribution: Annotated[
+        dict[str, list[Number]],
+        Field(
+            description="Of mean, rms and absmax: 0, 25, 50, 75 and 100% of the panes lie below. Over panes, not over "
+            "values: of a single channel no histogram is kept."
+        ),
+    ]
+    reference_mean: Number | None
+    reference_stddev: Number | None
+
+
+class NeuronRow(Answer):
+    channel: int
+    mean: Number
+    rms: Number
+    absmax: Number
+    fire_rate: Number
+    outliers: int
+    shift: Annotated[Number | None, Field(description="Of the mean, in the reference's standard deviations.")]
+
+
+class NeuronsAnswer(Answer):
+    tap: TapAnswer
+    covered: Covered
+    total: Annotated[int, Field(description="Channels that pass the filter.")]
+    next_offset: Annotated[int | None, Field(description="Where the next page begins; null after the last.")]
+    rate_bound: Annotated[
+        Number,
+        Field(description="Upper 95% bound of the rate at which a channel that never fired may still fire."),
+    ]
+    neurons: list[NeuronRow]
+
+
+class CellAnswer(Answer):
+    row: int
+    column: int
+    value: Number
+
+
+class MatrixAnswer(Answer):
+    model: str
+    version: str
+    statistic: str
+    rows: list[TapAnswer]
+    start: Annotated[list[Number], Field(description="Seconds since the epoch, or training steps.")]
+    seconds: Annotated[list[Number], Field(description="Span of each column; 0 for a step.")]
+    requests: list[int]
+    values: Annotated[
+        list[list[Number]],
+        Field(description="A list a row; null where a column has too few requests to be shown."),
+    ]
+    peak: Annotated[CellAnswer | None, Field(description="The largest value of all.")]
+    row_peaks: Annotated[list[int | None], Field(description="Column of each row's largest value.")]
+
+
+class DriftAnswer(Answer):
+    model: str
+    version: str
+    state: Annotated[DriftState | None, Field(description="Null where nothing is observed.")]
+
+
+class BaselineAnswer(Answer):
+    """complete: false while the reference is still recorded from live requests."""
+
+    model: str
+    version: str
+    complete: bool
+    requests: int
+    recorded_from: Annotated[str | None, Field(description="Version that the reference was recorded from.")]
+    created_at: Annotated[Number | None, Field(description="Seconds since the epoch.")]
+
+
+class BaselinesAnswer(Answer):
+    baselines: list[BaselineAnswer]
+
+
+class SideAnswer(Answer):
+    mean: Number
+    rms: Number
+    absmax: Number
+    kurtosis: Number
+    near_zero_share: Number
+    requests: int
+
+
+class ComparedLayer(Answer):
+    """psi in nats and jensen_shannon (0..1) between the histograms, over 20 cells of equal mass on the left.
+
+    Neither has its no-drift value subtracted. shift: of the mean, in the left side's standard deviations.
+    """
+
+    tap: TapAnswer
+    psi: Number
+    jensen_shannon: Number
+    shift: Number
+    left: SideAnswer
+    right: SideAnswer
+
+
+class CompareAnswer(Answer):
+    """Layers that both sides have. Of a long range some panes, evenly spread, are compared: `panes` says how many."""
+
+    left: Covered
+    right: Covered
+    layers: list[ComparedLayer]

@@ -1,0 +1,42 @@
+"""What answering may cost: a token bucket of CPU seconds, for the whole process."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+from sidecar.errors import OverloadedError
+from sidecar.types import Clock
+
+BURST_SECONDS = 5.0
+
+
+class Budget:
+    """Fills by `share` of the time that passes, up to five CPU seconds; answers are refused while it is empty.
+
+    An answer is admitted before its cost is known, so the bucket may go below empty by what those underway take.
+    """
+
+    def __init__(self, share: float, clock: Clock) -> None:
+        """clock: seconds that only go forward, `time.monotonic`."""
+        self._share, self._clock = share, clock
+        self._level, self._at = BURST_SECONDS, clock()
+        self._lock = threading.Lock()
+
+    def admit(self) -> None:
+        """Raises OverloadedError that says when to try again."""
+        with self._lock:
+            self._fill()
+            if self._level <= 0:
+                wait = math.ceil(-self._level / self._share) + 1
+                raise OverloadedError(f"answers have taken console.budget; try again in {wait} s")
+
+    def charge(self, seconds: float) -> None:
+        with self._lock:
+            self._fill()
+            self._level -= seconds
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._level = min(self._level + self._share * (now - self._at), BURST_SECONDS)
+        self._at = now

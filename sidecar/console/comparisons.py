@@ -1,0 +1,136 @@
+"""What there is to ask about, what each model is compared with, and any two sides beside each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sidecar.console.answers import (
+    BaselineAnswer,
+    BaselinesAnswer,
+    CompareAnswer,
+    ComparedLayer,
+    DriftAnswer,
+    ModelAnswer,
+    SideAnswer,
+    StatisticAnswer,
+    TapsAnswer,
+)
+from sidecar.console.course import spread
+from sidecar.console.questions import BaselinesQuestion, CompareQuestion, DriftQuestion, Range, TapsQuestion
+from sidecar.console.scope import Scope, covered, told
+from sidecar.drift.effects import Cells, divergences, signed_counts
+from sidecar.sketch import TapSketch
+from sidecar.timeline import Kept, Subject
+from sidecar.timeline.statistics import STATISTICS
+from sidecar.types import Tap
+
+COMPARED_SKETCHES = 384
+"""Most sketches that one comparison reads, so that it stays quick."""
+_STEPS_TOLD = 1000
+
+
+def taps(scope: Scope, _asked: TapsQuestion) -> TapsAnswer:
+    newest = {(one.model, one.version): one for one in scope.recall.subjects()}
+    return TapsAnswer(
+        models=[_model(scope, subject) for subject in newest.values()],
+        statistics=[
+            StatisticAnswer(name=name, help=one.help, gaussian=one.gaussian)
+            for name, one in STATISTICS.items()
+        ],
+        min_requests=scope.min_requests,
+        store=scope.store() if scope.store else None,
+    )
+
+
+def _model(scope: Scope, subject: Subject) -> ModelAnswer:
+    panes = scope.recall.panes(subject.model, subject.version)
+    steps = scope.recall.steps(subject.model, subject.version)
+    return ModelAnswer(
+        model=subject.model,
+        version=subject.version,
+        served=scope.of(subject) is not None,
+        taps=[told(tap) for tap in subject.taps],
+        first=min((pane.start for pane in panes), default=None),
+        last=max((pane.start + pane.span for pane in panes), default=None),
+        steps=[int(pane.start) for pane in steps[-_STEPS_TOLD:]],
+    )
+
+
+def drift(scope: Scope, asked: DriftQuestion) -> DriftAnswer:
+    subject = scope.subject(asked)
+    watched = scope.of(subject)
+    state = watched.monitor.state() if watched and watched.monitor else None
+    return DriftAnswer(model=subject.model, version=subject.version, state=state)
+
+
+def baselines(scope: Scope, _asked: BaselinesQuestion) -> BaselinesAnswer:
+    found = []
+    for watched in scope.watched:
+        if watched.monitor is None:
+            continue
+        reference = watched.monitor.reference
+        found.append(
+            BaselineAnswer(
+                model=watched.model,
+                version=watched.version,
+                complete=reference is not None,
+                requests=reference.requests if reference else watched.monitor.state().reference_requests,
+                recorded_from=reference.version if reference else None,
+                created_at=reference.created_at if reference else None,
+            )
+        )
+    return BaselinesAnswer(baselines=found)
+
+
+def compare(scope: Scope, asked: CompareQuestion) -> CompareAnswer:
+    """Sides of equal layer, site and width are put beside each other."""
+    (left, left_panes), (right, right_panes) = _side(scope, asked.left), _side(scope, asked.right)
+    theirs = {(tap.key, tap.channels): tap for tap in right.taps}
+    pairs = [(tap, theirs[tap.key, tap.channels]) for tap in left.taps if (tap.key, tap.channels) in theirs]
+    most = max(COMPARED_SKETCHES // (2 * max(len(pairs), 1)), 1)
+    left_panes, right_panes = spread(left_panes, most), spread(right_panes, most)
+    layers = [_compared(scope, ours, left_panes, other, right_panes) for ours, other in pairs]
+    return CompareAnswer(
+        left=covered(left, left_panes, sum(pane.requests for pane in left_panes)),
+        right=covered(right, right_panes, sum(pane.requests for pane in right_panes)),
+        layers=layers,
+    )
+
+
+def _side(scope: Scope, asked: Range) -> tuple[Subject, list[Kept]]:
+    subject = scope.subject(asked)
+    return subject, scope.panes(subject, asked)
+
+
+def _compared(
+    scope: Scope, ours: Tap, left_panes: Sequence[Kept], other: Tap, right_panes: Sequence[Kept]
+) -> ComparedLayer:
+    left, right = scope.merged(left_panes, ours), scope.merged(right_panes, other)
+    psi = js = moved = math.nan
+    if left.histogram.total and right.histogram.total:
+        cells = Cells.equal_mass(signed_counts(left))
+        expected, seen = (cells.counts(signed_counts(side)) for side in (left, right))
+        psi, js = map(float, divergences(seen, expected))
+    if left.moments.n and left.moments.variance > 0:
+        moved = (right.moments.mean - left.moments.mean) / left.moments.stddev
+    return ComparedLayer(
+        tap=told(ours),
+        psi=psi,
+        jensen_shannon=js,
+        shift=moved,
+        left=_described(left),
+        right=_described(right),
+    )
+
+
+def _described(sketch: TapSketch) -> SideAnswer:
+    moments = sketch.moments
+    return SideAnswer(
+        mean=moments.mean,
+        rms=moments.rms,
+        absmax=moments.absmax,
+        kurtosis=moments.kurtosis,
+        near_zero_share=sketch.near_zero_share,
+        requests=sketch.counts.requests,
+    )

@@ -1,0 +1,174 @@
+"""One layer over a range: its channels, its values, its neurons."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sidecar.console.answers import (
+    BandAnswer,
+    ChannelsAnswer,
+    HistogramAnswer,
+    LayerAnswer,
+    NeuronRow,
+    NeuronsAnswer,
+    SpikeAnswer,
+)
+from sidecar.console.questions import Filter, HistogramQuestion, LayerQuestion, NeuronsQuestion, Order
+from sidecar.console.scope import Floats, Scope, brief, covered, shift, told
+from sidecar.sketch import TapSketch
+from sidecar.sketch.histogram import bounds
+from sidecar.timeline.statistics import always_on, channel_rms, dead, massive, statistics
+
+SPIKE_SIGMAS = 6.0
+SATURATED = 0.99
+_QUANTILES = {"p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
+_CELLS_PER_OCTAVE = 8
+
+
+def layer(scope: Scope, asked: LayerQuestion) -> LayerAnswer:
+    subject = scope.subject(asked)
+    tap = scope.tap(subject, asked.layer, asked.site)
+    panes = scope.panes(subject, asked)
+    sketch = scope.merged(panes, tap)
+    channels, reference = sketch.channels, scope.reference(subject, tap)
+    rms = channel_rms(sketch)
+    return LayerAnswer(
+        tap=told(tap),
+        covered=covered(subject, panes, sketch.counts.requests),
+        positions=channels.positions,
+        statistics=statistics(sketch),
+        channels=ChannelsAnswer(
+            mean=brief(channels.mean),
+            rms=brief(rms),
+            absmax=brief(channels.absmax),
+            fire_rate=brief(_rate(sketch)),
+            outliers=channels.outliers.tolist(),
+        ),
+        spikes=_spikes(sketch, rms, asked.spikes),
+        reference=_band(reference) if reference else None,
+    )
+
+
+def histogram(scope: Scope, asked: HistogramQuestion) -> HistogramAnswer:
+    subject = scope.subject(asked)
+    tap = scope.tap(subject, asked.layer, asked.site)
+    panes = scope.panes(subject, asked)
+    sketch = scope.merged(panes, tap)
+    reference = scope.reference(subject, tap)
+    ours = sketch.histogram.signed()
+    theirs = reference.histogram.signed() if reference else np.zeros_like(ours)
+    filled = np.flatnonzero(ours + theirs)
+    lower, upper = bounds()
+    middle = ours.size // 2
+    depth = np.abs(filled - middle) - 1
+    # The zeros are a cell of their own, left of all groups of positive values and right of the negative.
+    group = np.sign(filled - middle) * (1 + depth // (_CELLS_PER_OCTAVE // asked.per_octave))
+    edges, first = np.unique(group, return_index=True)
+    last = np.append(first[1:], filled.size) - 1
+
+    def counted(cells: np.typing.NDArray[np.int64]) -> list[int]:
+        return list(np.add.reduceat(cells[filled], first).tolist()) if edges.size else []
+
+    return HistogramAnswer(
+        tap=told(tap),
+        covered=covered(subject, panes, sketch.counts.requests),
+        lower=brief(lower[filled[first]]),
+        upper=brief(upper[filled[last]]),
+        count=counted(ours),
+        total=int(ours.sum()),
+        reference_count=counted(theirs) if reference else None,
+        reference_total=int(theirs.sum()),
+        quantiles={name: sketch.histogram.quantile(q) for name, q in _QUANTILES.items()},
+    )
+
+
+def neurons(scope: Scope, asked: NeuronsQuestion) -> NeuronsAnswer:
+    subject = scope.subject(asked)
+    tap = scope.tap(subject, asked.layer, asked.site)
+    panes = scope.panes(subject, asked)
+    sketch = scope.merged(panes, tap)
+    reference = scope.reference(subject, tap)
+    channels, rms, rate = sketch.channels, channel_rms(sketch), _rate(sketch)
+    moved = shift(reference, sketch) if reference else np.full(len(channels), math.nan)
+    passed = np.flatnonzero(_filtered(sketch, rms, asked))
+    by: dict[Order, Floats] = {
+        Order.CHANNEL: -np.arange(len(channels), dtype=np.float64),
+        Order.MEAN: np.abs(channels.mean),
+        Order.RMS: rms,
+        Order.ABSMAX: channels.absmax,
+        Order.FIRE_RATE: rate,
+        Order.OUTLIERS: channels.outliers.astype(np.float64),
+        Order.SHIFT: np.nan_to_num(np.abs(moved), nan=-1.0),
+    }
+    ordered = passed[np.argsort(-by[asked.order][passed], kind="stable")]
+    page = ordered[asked.offset : asked.offset + asked.limit]
+    behind = asked.offset + len(page)
+    return NeuronsAnswer(
+        tap=told(tap),
+        covered=covered(subject, panes, sketch.counts.requests),
+        total=len(passed),
+        next_offset=behind if behind < len(passed) else None,
+        rate_bound=channels.dead_rate_bound,
+        neurons=[
+            NeuronRow(
+                channel=channel,
+                mean=float(channels.mean[channel]),
+                rms=float(rms[channel]),
+                absmax=float(channels.absmax[channel]),
+                fire_rate=float(rate[channel]),
+                outliers=int(channels.outliers[channel]),
+                shift=float(moved[channel]) if reference else None,
+            )
+            for channel in page.tolist()
+        ],
+    )
+
+
+def _filtered(sketch: TapSketch, rms: Floats, asked: NeuronsQuestion) -> np.typing.NDArray[np.bool_]:
+    if asked.filter is Filter.DEAD:
+        return dead(sketch)
+    if asked.filter is Filter.ALWAYS_ON:
+        return always_on(sketch)
+    if asked.filter is Filter.MASSIVE:
+        return massive(sketch)
+    if asked.filter is Filter.SATURATED and asked.bound is not None:
+        # The rms is at the bound only where nearly all values are.
+        return np.greater_equal(rms, SATURATED * asked.bound)
+    return np.ones(len(rms), dtype=np.bool_)
+
+
+def _rate(sketch: TapSketch) -> Floats:
+    """float64[C]: share of positions at which each channel fired."""
+    return sketch.channels.fires / max(sketch.channels.positions, 1)
+
+
+def _spikes(sketch: TapSketch, rms: Floats, most: int) -> list[SpikeAnswer]:
+    """Channels whose mean stands out from the others', by a scale that the spikes themselves do not move."""
+    mean = sketch.channels.mean
+    distance = mean - np.median(mean)
+    sigma = 1.4826 * float(np.median(np.abs(distance)))
+    if not sigma > 0:
+        return []
+    sigmas = distance / sigma
+    ordered = np.argsort(-np.abs(sigmas), kind="stable")[:most]
+    return [
+        SpikeAnswer(
+            channel=channel,
+            mean=float(mean[channel]),
+            rms=float(rms[channel]),
+            absmax=float(sketch.channels.absmax[channel]),
+            sigmas=float(sigmas[channel]),
+        )
+        for channel in ordered.tolist()
+        if abs(sigmas[channel]) >= SPIKE_SIGMAS
+    ]
+
+
+def _band(reference: TapSketch) -> BandAnswer:
+    return BandAnswer(
+        requests=reference.counts.requests,
+        mean=brief(reference.channels.mean),
+        stddev=brief(np.sqrt(reference.channels.variance)),
+    )

@@ -1,0 +1,89 @@
+"""The OpenAPI 3.1 document, written from the models of questions and answers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from sidecar import __version__
+from sidecar.console.answers import Answer
+from sidecar.console.questions import Question
+
+_REFERENCE = "#/components/schemas/{model}"
+_REFUSALS = {
+    "400": "A field is missing, unknown or out of range; the text says which and what is allowed.",
+    "401": "The bearer token is missing or wrong.",
+    "403": "The answer would be about fewer than console.min_requests requests.",
+    "404": "Nothing is known of this model version.",
+    "429": "Answers have taken console.budget; try again later.",
+    "503": "The store cannot be read now.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """path: under /api/v1. answer_to: called with a Scope and a question of that kind."""
+
+    path: str
+    question: type[Question]
+    answer: type[Answer]
+    answer_to: Callable[[Any, Any], Answer]
+
+
+def document(methods: Mapping[str, Method]) -> dict[str, Any]:
+    answers = sorted({method.answer for method in methods.values()}, key=lambda model: model.__name__)
+    _, schemas = models_json_schema([(model, "serialization") for model in answers], ref_template=_REFERENCE)
+    components = schemas["$defs"] | {
+        "Refusal": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Activation telemetry", "version": __version__},
+        "paths": {f"/api/v1/{one.path}": {"get": _operation(name, one)} for name, one in methods.items()},
+        "components": {"schemas": components},
+    }
+
+
+def _operation(name: str, method: Method) -> dict[str, Any]:
+    schema = method.question.model_json_schema()
+    defined = schema.get("$defs", {})
+    parameters = [
+        {
+            "name": key,
+            "in": "query",
+            "required": key in schema.get("required", ()),
+            "description": one.get("description", ""),
+            "schema": _plain({key: value for key, value in one.items() if key != "description"}, defined),
+        }
+        for key, one in schema["properties"].items()
+    ]
+    answer = {"$ref": _REFERENCE.format(model=method.answer.__name__)}
+    refusal = {"$ref": _REFERENCE.format(model="Refusal")}
+    return {
+        "operationId": name,
+        "summary": inspect.getdoc(method.question) or "",
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "The answer.", "content": {"application/json": {"schema": answer}}},
+            **{
+                code: {"description": text, "content": {"application/json": {"schema": refusal}}}
+                for code, text in _REFUSALS.items()
+            },
+        },
+    }
+
+
+def _plain(schema: dict[str, Any], defined: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with what it refers to in its place, as a parameter has no definitions of its own."""
+    if "$ref" in schema:
+        target = defined[schema["$ref"].rpartition("/")[2]]
+        return _plain({**target, **{key: value for key, value in schema.items() if key != "$ref"}}, defined)
+    if "anyOf" in schema:
+        choices = [_plain(choice, defined) for choice in schema["anyOf"] if choice.get("type") != "null"]
+        rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+        return {**rest, **choices[0]}
+    return schema
