@@ -254,9 +254,8 @@ async def test_every_panel_of_the_dashboards_has_numbers(stack):
         ]
         return not wanting
 
-    with contextlib.suppress(AssertionError):
-        await stack.send(Scenario.NONE, eventually("every panel has numbers", full, 60))
-    assert wanting == []
+    # What is wanting is said as it is when time is up.
+    await stack.send(Scenario.NONE, eventually(wanting, full, 60))
 
 
 @pytest.mark.asyncio(loop_scope="module")
