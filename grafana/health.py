@@ -157,7 +157,13 @@ PROCESS_ROW = Row("Process", (
     Panel(
         "Files that cannot be used",
         "1 while a changed certificate or token file cannot be used and the old content stays. Good: 0.",
-        "short", (process("sidecar_files_stale", "{{instance}} {{setting}}"),), 12, low=0, high=1,
+        "short", (Query(
+            # A server without such files has no such series.
+            f"sum by (instance, setting) (sidecar_files_stale{{{PROCESS}}})"
+            f" or sum by (instance) (sidecar_series{{{PROCESS}}}) * 0",
+            "{{instance}} {{setting}}",
+        ),),
+        12, low=0, high=1,
     ),
     Panel(
         "Time to load",
