@@ -20,11 +20,14 @@ from sidecar.export.detail import FULL, WORST_CHANNELS, Detail, detail
 from sidecar.export.families import add_histogram, histograms
 from sidecar.export.instability import signs
 from sidecar.export.native import values
-from sidecar.export.pace import give_way
+from sidecar.export.pace import Pace
 from sidecar.export.versions import Observed, version_differences
 from sidecar.sketch import TapSketch
 from sidecar.timeline import Timeline
 from sidecar.types import Tap, TelemetryStatus
+
+
+OF_WINDOW = frozenset((catalogue.MEAN, catalogue.STDDEV, catalogue.ABSMAX, catalogue.KURTOSIS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ class ActivationCollector(Collector):
         sources = tuple(self._watched)
         page = _Page(_detail(sources, further, self._max_series))
         left_out = 0
+        pace = Pace()
         for source in sources:
             labels = (source.model, source.version)
             status = source.status()
@@ -131,10 +135,12 @@ class ActivationCollector(Collector):
                 page.add(catalogue.CAUSE_KIND, (*labels, kind), found)
             for metric, extra, value in signs(drift):
                 page.add(metric, (*labels, *extra), value)
+            is_further = labels in further
+            cost, all_of_it = page.detail.series(further=is_further), FULL.series(further=is_further)
             for layer in drift.layers:
-                give_way()
-                before, all_of_it = page.series, FULL.series(further=labels in further)
-                if before + page.detail.series(further=labels in further) > self._max_series:
+                pace()
+                before = page.series
+                if before + cost > self._max_series:
                     left_out += all_of_it
                     continue
                 where = (*labels, str(layer.tap.layer), layer.tap.site)
@@ -168,13 +174,15 @@ class ActivationCollector(Collector):
             page.add(metric, where, count)
         for kind, count in zip(KINDS, (counts.nan, counts.pos_inf, counts.neg_inf), strict=True):
             page.add(catalogue.NONFINITE, (*where, kind), count)
+        page.add(catalogue.CHANNELS, where, tap.channels)
+        if not page.detail.metrics.intersection(OF_WINDOW):
+            return
         window = timeline.window(self._window, tap)
         empty = window.moments.n == 0
         page.add(catalogue.MEAN, where, math.nan if empty else window.moments.mean)
         page.add(catalogue.STDDEV, where, math.nan if empty else window.moments.stddev)
         page.add(catalogue.ABSMAX, where, math.nan if empty else window.absmax)
         page.add(catalogue.KURTOSIS, where, math.nan if empty else window.kurtosis)
-        page.add(catalogue.CHANNELS, where, tap.channels)
 
 
 def _detail(sources: Sequence[Watched], further: Collection[tuple[str, str]], max_series: int) -> Detail:

@@ -26,9 +26,9 @@ KINDS = ("nan", "+inf", "-inf")
 ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """One metric family. `name` is what a query says; counters end in `_total`.
+    """One metric family, equal only to itself. `name` is what a query says; counters end in `_total`.
 
     unit: "seconds", "bytes", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
     buckets: bounds of a histogram's classic buckets. native: it is a native histogram too, in protobuf.
