@@ -71,7 +71,7 @@ class Attached:
         if observation is None:
             self._runtime.remove()
             return
-        stack.callback(observation.drainer.stop, STOP_SECONDS)
+        stack.callback(observation.stop, STOP_SECONDS)
         self._recorder = observation.recorder
         shield = self._recorder.guard.shield
         before: Callable[..., None] = shield("sampling", self._before, None)

@@ -120,9 +120,7 @@ class Model:
         started, self.servable.ready = self.servable.ready, False
         self.executor.close()
         if self.observation and started:
-            await asyncio.to_thread(self.observation.drainer.stop, STOP_SECONDS)
-            keep = self.observation.recorder.guard.shield("judge", self.observation.monitor.keep, None)
-            await asyncio.to_thread(keep)
+            await asyncio.to_thread(self.observation.stop, STOP_SECONDS)
             self.observation.timeline.close()
 
     def watched(self) -> Watched:

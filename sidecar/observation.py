@@ -33,6 +33,11 @@ class Observation:
     drainer: Drainer = field(init=False)
     silent: tuple[Tap, ...] = ()
 
+    def stop(self, timeout: float) -> None:
+        """Drain once more, and keep what drift has found where the settings say so."""
+        self.drainer.stop(timeout)
+        self.recorder.guard.shield("judge", self.monitor.keep, None)()
+
 
 def observe(
     model: Runtime, settings: ModelSettings, everything: Settings, choose: capture.Choose, clock: Clock

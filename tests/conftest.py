@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,16 @@ ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / ".tools" / "bin"
 
 Program = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def as_if_nobody_had_configured_the_log() -> Iterator[None]:
+    """Commands that run in the tests' process configure the log for good, on a stream that is closed by then."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

@@ -98,7 +98,7 @@ def _measure(task: Task) -> dict[str, Any]:
     normal = len(task.normal)
     conditions = {f"every tap {s:g}": task.normal.moved(s, slice(None)) for s in SHIFTS}
     middle = len(task.normal.rows) // 2
-    conditions |= {f"one tap {s:g}": task.normal.moved(s, slice(middle, middle + 1)) for s in SHIFTS}
+    conditions |= {f"{s:g}": task.normal.moved(s, slice(middle, middle + 1)) for s in SHIFTS}
     conditions |= task.scenarios
     references = [rng.integers(normal, size=REFERENCE_REQUESTS) for _ in range(REFERENCES)]
     stretches = [rng.integers(normal, size=STRETCH_REQUESTS) for _ in range(STRETCHES)]

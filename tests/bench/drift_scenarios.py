@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 
 from sidecar import runtime
-from sidecar.app import observe
 from sidecar.demo import training
 from sidecar.demo.shifts import MISSING_CLASS, PIXEL_MAX, Scenario, shifted
 from sidecar.drift import DriftMonitor, Reference
+from sidecar.observation import observe
 from sidecar.settings import Settings
 from sidecar.sketch import Reading
 from sidecar.timeline import Timeline
@@ -31,7 +31,7 @@ Traffic = tuple[Images, list[Mapping[str, Parameter]]]
 
 REFERENCE_REQUESTS, BEFORE, AFTER = 5_000, 500, 3_000
 RAMP_REQUESTS, RARE = 20_000, 10_000
-READING, BATCH = 50, 25
+READING = 50
 REQUESTS_A_SECOND, WINDOW_REQUESTS = 10.0, 700
 BLOCK, CHANNEL = 3, 17
 
@@ -51,8 +51,10 @@ class Served:
     def __init__(self, settings: Settings, weights: Path | None = None) -> None:
         model = settings.models[0].model_copy(update={"weights": weights or settings.models[0].weights})
         self.settings, self._name = settings, model.inputs[0].name
+        self._most = model.batching.max_rows
         self._now = 0.0
         self._model = runtime.load(model)
+        self._model.prepare_thread()
         self._watched = observe(self._model, model, settings, lambda _: None, self.clock)
 
     def clock(self) -> float:
@@ -68,8 +70,9 @@ class Served:
         images, parameters = traffic
         recorder = self._watched.recorder
         for start in range(0, len(images), READING):
-            for first in range(start, min(start + READING, len(images)), BATCH):
-                rows = range(first, min(first + BATCH, len(images)))
+            end = min(start + READING, len(images))
+            for first in range(start, end, self._most):
+                rows = range(first, min(first + self._most, end))
                 inputs = [{self._name: Tensor("FP32", images[row : row + 1])} for row in rows]
                 requests = [
                     InferRequest(str(row), one, 1, parameters[row])
@@ -169,7 +172,7 @@ def rounded(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def run() -> dict[str, Any]:
     digits, settings = Digits(), digits_settings()
     served = Served(settings)
-    reference = _recorded(served, digits.drawn(REFERENCE_REQUESTS))
+    reference = recorded(served, digits.drawn(REFERENCE_REQUESTS))
     normal = digits.drawn(BEFORE)
     rare = digits.drawn(2 * RARE)
     rare[0][RARE - 1 :: RARE, 0] = np.nan
@@ -189,7 +192,7 @@ def run() -> dict[str, Any]:
         name: judged(served, served.monitor(reference), normal, after) for name, after in cases.items()
     }
     known = digits.only(digits.labels != MISSING_CLASS)
-    without_it = _recorded(served, known.drawn(REFERENCE_REQUESTS))
+    without_it = recorded(served, known.drawn(REFERENCE_REQUESTS))
     outcomes["new class"] = judged(
         served, served.monitor(without_it), known.drawn(BEFORE), digits.drawn(AFTER)
     )
@@ -206,11 +209,11 @@ def run() -> dict[str, Any]:
     for name, stratify_by in (("swing, stratified", "sidecar_route"), ("swing, not stratified", "")):
         drift = settings.drift.model_copy(update={"stratify_by": stratify_by})
         routed = Served(settings.model_copy(update={"drift": drift}))
-        recorded = _recorded(routed, digits.routed(REFERENCE_REQUESTS, np.full(REFERENCE_REQUESTS, 0.5)))
+        reference = recorded(routed, digits.routed(REFERENCE_REQUESTS, np.full(REFERENCE_REQUESTS, 0.5)))
         swing = 0.5 + 0.4 * np.sin(np.arange(2 * AFTER) / AFTER * 2 * np.pi)
         outcomes[name] = judged(
             routed,
-            routed.monitor(recorded),
+            routed.monitor(reference),
             digits.routed(BEFORE, np.full(BEFORE, 0.5)),
             digits.routed(2 * AFTER, swing),
         )
@@ -223,7 +226,7 @@ def run() -> dict[str, Any]:
     }
 
 
-def _recorded(served: Served, traffic: Traffic) -> Reference:
+def recorded(served: Served, traffic: Traffic) -> Reference:
     monitor = served.monitor(None)
     for reading in served.readings(traffic):
         served.timeline.add(reading)

@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from sklearn import covariance
 
-from sidecar.drift.scores import SCORES, Scorer, stack_rows
-from sidecar.sketch import RequestRows
+from sidecar.drift.scores import SCORES, Scorer, ledoit_wolf, stack_rows
+from sidecar.sketch import OutputRows, RequestRows
 
 
 def rows(rng, requests, taps=1, grain=None):
@@ -125,3 +126,32 @@ def test_taps_are_stacked_in_order_and_missing_ones_are_absent(taps):
     assert np.all(np.isnan(stacked[1]))
     assert np.all(stacked[2] == 1)
     assert stack_rows({}, taps).shape == (3, 0, 6)
+
+
+@pytest.mark.parametrize("requests", [30, 2_000])
+def test_shrinkage_is_ledoits_and_wolfs(requests):
+    rng = np.random.default_rng(10)
+    vectors = rng.normal(size=(requests, 12)) @ rng.normal(size=(12, 12))
+    centred = vectors - vectors.mean(axis=0)
+    expected, _ = covariance.ledoit_wolf(centred, assume_centered=True)
+    assert np.allclose(ledoit_wolf(centred), expected)
+
+
+def test_what_never_varies_has_an_inverse():
+    assert np.linalg.inv(ledoit_wolf(np.zeros((10, 3)))).shape == (3, 3)
+
+
+def test_an_output_that_is_far_off_is_strange_at_the_layer_after_the_taps():
+    rng = np.random.default_rng(11)
+
+    def answers(requests, shift=0.0):
+        logits = rng.normal(size=(requests, 4)) + shift
+        ordered = np.sort(logits, axis=1)
+        energy = np.log(np.exp(logits).sum(axis=1))
+        return OutputRows(energy, ordered[:, -1] - ordered[:, -2], logits.argmax(axis=1), logits)
+
+    scorer = Scorer(rows(rng, 2_000), answers(2_000))
+    z = scorer.normal_scores(rows(rng, 50), answers(50, shift=6.0), None, rng)
+    assert scorer.kinds == (6, 3)
+    assert np.all(z[:, 1, :2] > 2.5)
+    assert np.all(np.isnan(z[:, 1, 3:]))
