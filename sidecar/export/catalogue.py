@@ -160,6 +160,16 @@ STORE_SET_ASIDE = Metric(
 STORE_SECONDS = Metric(
     "sidecar_store_seconds_total", "counter", "CPU time of writing to the store.", (), "seconds"
 )
+OTEL_SPANS = Metric(
+    "sidecar_otel_spans_total", "counter",
+    "Spans that were sent over OTLP, that could not be sent, and requests that were dropped because too many waited.",
+    ("result",),
+)  # fmt: skip
+OTEL_PUSHES = Metric(
+    "sidecar_otel_metric_pushes_total", "counter", "Pushes of all metrics over OTLP, by whether they arrived.",
+    ("result",),
+)  # fmt: skip
+OF_OTEL = (OTEL_SPANS, OTEL_PUSHES)
 FILES_STALE = Metric(
     "sidecar_files_stale", "gauge",
     "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",
