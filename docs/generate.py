@@ -25,6 +25,7 @@ from sidecar.settings import (
     ExportSettings,
     LogSettings,
     ModelSettings,
+    OtelSettings,
     RepositorySettings,
     Section,
     ServerSettings,
@@ -53,8 +54,9 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `method` | `ModelInfer`, `ModelStreamInfer`, `Check` or `Watch` of the health service, or `other` |
 | `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
 | `kind` | `nan`, `+inf` or `-inf`; of a cause `numeric`, `mix` or `covariate` |
-| `setting` | settings of `[server]` that name the files |
 | `format` | a number format: `float16`, `bfloat16`, `e4m3` or `e5m2` |
+| `result` | `sent`, `failed` or `dropped` |
+| `setting` | settings of `[server]` that name the files |
 | `rank` | 1 for the channel that moved most |
 | `reason`, `part` | see the metric |
 
@@ -155,6 +157,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("[store]", StoreSettings),
     ("[drift]", DriftSettings),
     ("[export]", ExportSettings),
+    ("[otel]", OtelSettings),
     ("[console]", ConsoleSettings),
     ("[log]", LogSettings),
 )

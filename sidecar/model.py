@@ -137,4 +137,5 @@ class Model:
             self.runtime.weight_bytes,
             observation.timeline if observation else None,
             observation.monitor if observation else None,
+            (lambda: observation.outliers) if observation else dict,
         )

@@ -15,8 +15,9 @@ from sidecar.runtime import Runtime
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes
 from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import Reading
+from sidecar.sketch.tap import OUTLIER
 from sidecar.timeline import Timeline
-from sidecar.types import Clock, InferRequest, Tap, Tensor
+from sidecar.types import Clock, InferRequest, Tap, Tensor, TracedOutlier
 
 
 @dataclass(slots=True)
@@ -24,6 +25,7 @@ class Observation:
     """Everything that watches one model: present only when its self-check passed.
 
     silent: taps that saw nothing of the requests that were sampled last.
+    outliers: the last of each tap in a request with a trace.
     """
 
     taps: tuple[Tap, ...]
@@ -32,6 +34,7 @@ class Observation:
     monitor: DriftMonitor
     drainer: Drainer = field(init=False)
     silent: tuple[Tap, ...] = ()
+    outliers: dict[Tap, TracedOutlier] = field(default_factory=dict)
 
     def stop(self, timeout: float) -> None:
         """Drain once more, and keep what drift has found where the settings say so."""
@@ -93,6 +96,7 @@ def observe(
 
     def sink(reading: Reading) -> None:
         observation.silent = reading.silent
+        observation.outliers = observation.outliers | reading.traced_outliers(OUTLIER)
         timeline.add(reading)
         monitor.observe(reading)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from sidecar.drift import DriftMonitor, LayerDrift
 from sidecar.drift.causes import Kind
@@ -20,11 +21,13 @@ from sidecar.export.detail import FULL, WORST_CHANNELS, Detail, detail
 from sidecar.export.families import add_histogram, histograms
 from sidecar.export.instability import signs
 from sidecar.export.native import values
-from sidecar.export.pace import give_way
+from sidecar.export.pace import Pace
 from sidecar.export.versions import Observed, version_differences
 from sidecar.sketch import TapSketch
 from sidecar.timeline import Timeline
-from sidecar.types import Tap, TelemetryStatus
+from sidecar.types import Tap, TelemetryStatus, TracedOutlier
+
+OF_WINDOW = frozenset((catalogue.MEAN, catalogue.STDDEV, catalogue.ABSMAX, catalogue.KURTOSIS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Watched:
     """One model version as exporters see it.
 
     load_seconds: what loading, warming up and checking it took. weight_bytes: of its weights in memory.
-    timeline, monitor: None while nothing is instrumented.
+    timeline, monitor: None while nothing is instrumented. outliers: the last of each tap in a request with a trace.
     """
 
     model: str
@@ -43,6 +46,7 @@ class Watched:
     weight_bytes: int
     timeline: Timeline | None
     monitor: DriftMonitor | None
+    outliers: Callable[[], Mapping[Tap, TracedOutlier]] = dict
 
 
 def observed(watched: Sequence[Watched]) -> list[Observed]:
@@ -69,6 +73,12 @@ class _Page:
         family.add_metric(labels, value)  # type: ignore[attr-defined]
         self.series += of_tap
 
+    def mark(self, metric: Metric, outlier: TracedOutlier) -> None:
+        """Give the sample that was added last an exemplar."""
+        samples = self.families[metric].samples
+        exemplar = Exemplar({"trace_id": outlier.trace_id}, outlier.value, outlier.at)
+        samples[-1] = samples[-1]._replace(exemplar=exemplar)
+
     def add_values(self, where: Sequence[str], sketch: TapSketch) -> None:
         """The histogram of all values."""
         metric, bounds = catalogue.VALUE, self.detail.buckets
@@ -85,10 +95,14 @@ class _Page:
 class ActivationCollector(Collector):
     """Asks each watched model for its state.
 
+    exemplars: counters of outliers carry the trace of a request that had one.
     With many taps less is said of each (`detail`); one that would pass `max_series` even so is left out whole.
     """
 
-    def __init__(self, watched: Sequence[Watched], window_seconds: float, max_series: int) -> None:
+    def __init__(
+        self, watched: Sequence[Watched], window_seconds: float, max_series: int, *, exemplars: bool = False
+    ) -> None:
+        self._exemplars = exemplars
         self._watched = watched
         self._window = window_seconds
         self._max_series = max_series
@@ -105,6 +119,7 @@ class ActivationCollector(Collector):
         sources = tuple(self._watched)
         page = _Page(_detail(sources, further, self._max_series))
         left_out = 0
+        pace = Pace()
         for source in sources:
             labels = (source.model, source.version)
             status = source.status()
@@ -132,15 +147,19 @@ class ActivationCollector(Collector):
                 page.add(catalogue.CAUSE_KIND, (*labels, kind), found)
             for metric, extra, value in signs(drift):
                 page.add(metric, (*labels, *extra), value)
+            is_further = labels in further
+            cost, all_of_it = page.detail.series(further=is_further), FULL.series(further=is_further)
             for layer in drift.layers:
-                give_way()
-                before, all_of_it = page.series, FULL.series(further=labels in further)
-                if before + page.detail.series(further=labels in further) > self._max_series:
+                pace()
+                before = page.series
+                if before + cost > self._max_series:
                     left_out += all_of_it
                     continue
                 where = (*labels, str(layer.tap.layer), layer.tap.site)
                 page.add(catalogue.SILENT, where, layer.tap in status.silent)
                 self._values(page, where, source.timeline, layer.tap)
+                if self._exemplars and (outlier := source.outliers().get(layer.tap)):
+                    page.mark(catalogue.OUTLIERS, outlier)
                 _drift(page, where, layer)
                 begins = drift.cause is not None and drift.cause.tap == layer.tap
                 page.add(catalogue.CAUSE, where, begins)
@@ -169,13 +188,15 @@ class ActivationCollector(Collector):
             page.add(metric, where, count)
         for kind, count in zip(KINDS, (counts.nan, counts.pos_inf, counts.neg_inf), strict=True):
             page.add(catalogue.NONFINITE, (*where, kind), count)
+        page.add(catalogue.CHANNELS, where, tap.channels)
+        if not page.detail.metrics.intersection(OF_WINDOW):
+            return
         window = timeline.window(self._window, tap)
         empty = window.moments.n == 0
         page.add(catalogue.MEAN, where, math.nan if empty else window.moments.mean)
         page.add(catalogue.STDDEV, where, math.nan if empty else window.moments.stddev)
         page.add(catalogue.ABSMAX, where, math.nan if empty else window.absmax)
         page.add(catalogue.KURTOSIS, where, math.nan if empty else window.kurtosis)
-        page.add(catalogue.CHANNELS, where, tap.channels)
 
 
 def _detail(sources: Sequence[Watched], further: Collection[tuple[str, str]], max_series: int) -> Detail:

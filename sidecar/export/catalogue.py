@@ -26,9 +26,9 @@ KINDS = ("nan", "+inf", "-inf")
 ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """One metric family. `name` is what a query says; counters end in `_total`.
+    """One metric family, equal only to itself. `name` is what a query says; counters end in `_total`.
 
     unit: "seconds", "bytes", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
     buckets: bounds of a histogram's classic buckets. native: it is a native histogram too, in protobuf.
@@ -163,6 +163,16 @@ STORE_SET_ASIDE = Metric(
 STORE_SECONDS = Metric(
     "sidecar_store_seconds_total", "counter", "CPU time of writing to the store.", (), "seconds"
 )
+OTEL_SPANS = Metric(
+    "sidecar_otel_spans_total", "counter",
+    "Spans that were sent over OTLP, that could not be sent, and requests that were dropped because too many waited.",
+    ("result",),
+)  # fmt: skip
+OTEL_PUSHES = Metric(
+    "sidecar_otel_metric_pushes_total", "counter", "Pushes of all metrics over OTLP, by whether they arrived.",
+    ("result",),
+)  # fmt: skip
+OF_OTEL = (OTEL_SPANS, OTEL_PUSHES)
 FILES_STALE = Metric(
     "sidecar_files_stale", "gauge",
     "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",

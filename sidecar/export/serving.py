@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -16,7 +17,7 @@ from sidecar.export import catalogue
 from sidecar.export.catalogue import MODEL, Metric
 from sidecar.export.families import add_histogram, histograms
 from sidecar.export.latency import Histogram
-from sidecar.types import MODEL_STATES, Cost
+from sidecar.types import MODEL_STATES, Clock, Cost, Trace
 
 CODES = (
     "OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED",
@@ -45,10 +46,14 @@ REASONS = (
 class ServingMetrics(Collector):
     """A `types.ServingObserver`. Every label set of `models` exists from the start, others once they have a state.
 
+    clock: seconds since the epoch.
     One thread reports; a scrape on another may see a request counted in one family and not yet in the next.
     """
 
-    def __init__(self, models: Iterable[tuple[str, str]], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, models: Iterable[tuple[str, str]], registry: CollectorRegistry, clock: Clock = time.time
+    ) -> None:
+        self._clock = clock
         self.counts = {model: Counts() for model in sorted(models)}
         self._calls = {(method, code): 0 for method in (*METHODS.values(), "other") for code in CALL_CODES}
         registry.register(self)
@@ -147,6 +152,10 @@ class ServingMetrics(Collector):
             counts.answered_seconds += seconds
         else:
             counts.rejected[reason if reason in counts.rejected else "other"] += 1
+
+    def traced(self, model: str, version: str, code: str, seconds: float, trace: Trace) -> None:
+        """A `types.Traced`: its request's trace becomes the exemplar of its latency."""
+        self.counts[model, version].seconds.remember(seconds, {"trace_id": trace.trace_id}, self._clock())
 
     def batch_finished(
         self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost | None
