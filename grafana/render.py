@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 DASHBOARDS = Path(__file__).parent / "dashboards"
 COLUMN, ROW = 50, 30
-POINTS = 120
+POINTS = 100
 
 
 class Prometheus:
@@ -87,7 +87,11 @@ def drawn(panel: Json, prometheus: Prometheus) -> str:
     series = prometheus.lines(panel)
     if panel["type"] == "heatmap":
         return cells(box, title, series, cumulative=panel["targets"][0]["format"] == "heatmap")
-    levels = [step["value"] for step in defaults["thresholds"]["steps"] if step["value"] is not None]
+    levels = [
+        (step["value"], step["color"])
+        for step in defaults["thresholds"]["steps"]
+        if step["value"] is not None
+    ]
     return lines(box, title, series, unit, levels)
 
 

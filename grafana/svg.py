@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 Lines = list[tuple[str, list[tuple[float, float]]]]
@@ -58,8 +59,8 @@ def page(title: str, width: int, height: int, parts: Sequence[str]) -> str:
     return f'{head}\n{body}<g transform="translate(0,36)">\n' + "\n".join(parts) + "\n</g></svg>\n"
 
 
-def lines(box: Box, title: str, series: Lines, unit: str, levels: Sequence[float]) -> str:
-    """levels: values drawn as dashed lines where they lie within the chart."""
+def lines(box: Box, title: str, series: Lines, unit: str, levels: Sequence[tuple[float, str]]) -> str:
+    """levels: (value, colour) of dashed lines, drawn where they lie within the chart."""
     values = [value for _, points in series for _, value in points]
     if not values:
         return box.frame(title, _text(box.width // 2 - 30, box.height // 2, "no values", colour="#999999"))
@@ -72,8 +73,8 @@ def lines(box: Box, title: str, series: Lines, unit: str, levels: Sequence[float
         return f"{share * width:.1f},{(high - value) / (high - low) * height:.1f}"
 
     drawn = [
-        f'<polyline points="{at(0, level)} {at(1, level)}" stroke="#c0392b" stroke-dasharray="4" fill="none"/>'
-        for level in levels
+        f'<polyline points="{at(0, level)} {at(1, level)}" stroke="{colour}" stroke-dasharray="4" fill="none"/>'
+        for level, colour in levels
         if low <= level <= high
     ]
     for number, (_, points) in enumerate(series):
@@ -103,12 +104,18 @@ def cells(box: Box, title: str, series: Lines, *, cumulative: bool) -> str:
     low, high = min(*values, 0.0), max(values)
     tall = height / len(ordered)
     step = min((later - share for share, later in pairwise(shares)), default=1.0)
-    drawn = [
-        f'<rect x="{share * width:.1f}" y="{height - tall * (number + 1):.1f}" width="{step * width + 0.3:.1f}" '
-        f'height="{tall + 0.3:.1f}" fill="{_heat((value - low) / (high - low) if high > low else 0.0)}"/>'
-        for number, (_, points) in enumerate(ordered)
-        for share, value in points.items()
-    ]
+    drawn = []
+    for number, (_, points) in enumerate(ordered):
+        place = f'y="{height - tall * (number + 1):.1f}" height="{tall + 0.3:.1f}"'
+        fills = [
+            (share, _heat((value - low) / (high - low) if high > low else 0.0))
+            for share, value in points.items()
+        ]
+        # Neighbours of one colour make one cell: a picture of a thousand cells is slow.
+        for fill, group in groupby(fills, key=itemgetter(1)):
+            along = [share for share, _ in group]
+            begin, end = along[0] * width, min(along[-1] + step, 1.0) * width
+            drawn.append(f'<rect x="{begin:.1f}" width="{end - begin + 0.3:.1f}" {place} fill="{fill}"/>')
     every = max(1, len(ordered) // 8)
     names = "".join(
         _text(-4, height - tall * (number + 0.5) + 3, f"{name:g}", size=9, anchor="end")
@@ -160,7 +167,7 @@ def _legend(box: Box, series: Lines) -> str:
         [f"and {len(names) - NAMES_SHOWN} more"] if len(names) > NAMES_SHOWN else []
     )
     space = (box.width - 24) / max(len(shown), 3)
-    fits = int(space / 5.2)
+    fits = int(space / 6.5)
     return "".join(
         _text(12 + space * number, box.height - 14, name[-fits:], size=9, colour=_colour(number))
         for number, name in enumerate(shown)
