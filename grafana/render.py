@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 import time
 import urllib.parse
@@ -61,9 +62,8 @@ class Prometheus:
 
 
 def _named(legend: str, labels: Json) -> str:
-    for label, value in labels.items():
-        legend = legend.replace(f"{{{{{label}}}}}", value)
-    return legend
+    """The legend with labels filled in, and nothing for those that the series has not."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend).strip()
 
 
 def drawn(panel: Json, prometheus: Prometheus) -> str:
