@@ -187,11 +187,11 @@ class Servable:
     start: begins to run batches on a thread of its own, until there are no more. Called once.
     max_rows: most rows that a batch may have; 0 where the model has no batch dimension, and then
         every request runs alone.
-    instances: threads that run batches of it at the same time.
     canary: its share of the requests that name no version; None where it is no canary.
     canary_key: request parameter that is hashed in place of the request's id; "" for none.
     refuse_nonfinite: requests whose inputs hold NaN or an infinity are not run.
     ragged: None where requests share a batch only with those of their own shape.
+    instances: threads that run batches of it at the same time.
     """
 
     name: str
@@ -202,11 +202,11 @@ class Servable:
     max_rows: int
     start: Callable[[Batches], None]
     ready: bool = False
-    instances: int = 1
     canary: float | None = None
     canary_key: str = ""
     refuse_nonfinite: bool = False
     ragged: Ragged | None = None
+    instances: int = 1
 
 
 def age(version: str) -> tuple[int, str]:
