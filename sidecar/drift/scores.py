@@ -82,14 +82,16 @@ class Scorer:
         self._centres = np.stack([whitened.centre for whitened in at_taps])
         self._matrices = np.stack([whitened.matrix for whitened in at_taps])
         self._at_output = Whitened.fit(finite(outputs.logits)[part], ledoit_wolf) if outputs else None
-        alone = np.ones(len(rows), dtype=np.bool_) if distances is None else np.isnan(distances).all(axis=1)
+        alone: npt.NDArray[np.bool_] = np.ones(len(rows), dtype=np.bool_)
+        if distances is not None:
+            alone = np.asarray(np.isnan(distances).all(axis=1))
         self._projected = ~alone
-        self._width = len(SCORES) - bool(alone.all())
+        self._width = len(SCORES) - int(alone.all())
         scores = self._scores(rows, outputs, distances)
         everything = scores.copy()
         scores[:, part, 0] = np.nan
         scores[:, part, _MEANS:] = np.nan
-        kinds = [len(SCORES) - int(one) for one in alone] + [len(OUTPUT_SCORES)] * (outputs is not None)
+        kinds = [len(SCORES) - missing for missing in alone.astype(int).tolist()] + [len(OUTPUT_SCORES)] * (outputs is not None)
         self.kinds: tuple[int, ...] = tuple(kinds)
         self.ranks = Ranks([list(layer.T) for layer in scores], strata, number)
         z = flat(self.ranks.normal_scores(everything, strata, np.random.default_rng(0)))
@@ -134,8 +136,12 @@ class Scorer:
 
 
 def flat(z: Array) -> Array:
-    """float64[n, layers, scores] -> [n, layers * scores]; what says nothing is in the middle."""
-    flat = z.reshape(len(z), math.prod(z.shape[1:]))
+    """float64[n, layers, scores] -> [n, layers * 6], of all but `channel_means`; what says nothing is in the middle.
+
+    A distance is no direction, and one more score a tap would make the direction dearer by a sixth.
+    """
+    directed = z[..., :_MEANS]
+    flat = directed.reshape(len(z), math.prod(directed.shape[1:]))
     return np.where(np.isnan(flat), 0.0, flat)
 
 

@@ -17,9 +17,9 @@ Projections = npt.NDArray[np.float32]
 
 
 # Not a product of matrices: numpy's takes threads, which would spin beside the one that runs the model.
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
 def _measure(projections: Projections, centres: Projections, matrices: Projections, found: Array) -> None:
-    """found[taps, n] of projections[taps, n, p]. matrices: upper triangular."""
+    """found[taps, n] of projections[taps, n, p]."""
     taps, requests, width = projections.shape
     white = np.empty(width, np.float32)
     for tap in range(taps):
@@ -30,8 +30,9 @@ def _measure(projections: Projections, centres: Projections, matrices: Projectio
             white[:] = 0
             for i in range(width):
                 away = projections[tap, request, i] - centres[tap, i]
-                for j in range(i, width):
-                    white[j] += away * matrices[tap, i, j]
+                row = matrices[tap, i]
+                for j in range(width):
+                    white[j] += away * row[j]
             total = np.float32(0)
             for j in range(width):
                 total += white[j] * white[j]
@@ -40,7 +41,7 @@ def _measure(projections: Projections, centres: Projections, matrices: Projectio
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MeanSpace:
-    """centres: float32[taps, p]. matrices: float32[taps, p, p], upper triangular, make what is less its centre white.
+    """centres: float32[taps, p]. matrices: float32[taps, p, p], make what is less its centre white.
 
     NaN for a tap without projections; p is 0 where none has any.
     """

@@ -16,7 +16,7 @@ _LEAST_SHRINKAGE = 1e-6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Whitened:
-    """centre: float64[p]. matrix: float64[p, p], upper triangular, makes vectors less the centre white."""
+    """centre: float64[p]. matrix: float64[p, p], makes vectors less the centre white."""
 
     centre: Array
     matrix: Array
