@@ -13,7 +13,7 @@ from sidecar.export.activations import Watched
 from sidecar.observation import Observation, observe
 from sidecar.runtime import Runtime
 from sidecar.runtime.executor import Executor
-from sidecar.runtime.memory import OUT_OF_MEMORY, must_fit
+from sidecar.runtime.memory import must_fit
 from sidecar.runtime.trial import warm_up
 from sidecar.settings import ModelSettings, Settings
 from sidecar.types import Clock, Servable, TelemetryStatus
@@ -40,7 +40,7 @@ class Model:
         self.detail = "capture.enabled is false"
         self.observation: Observation | None = None
         self.governor = Governor(everything.capture, self._spending, clock)
-        with must_fit(settings.name):
+        with must_fit(f"model {settings.name}"):
             self.runtime = loaded or runtime.load(settings)
             usual = warm_up(self.runtime, settings)
         if everything.capture.enabled:
@@ -52,6 +52,7 @@ class Model:
             batched=self.batched,
             usual=usual,
             instances=settings.instances,
+            ragged=settings.ragged,
         )
         self._inference_seconds = 0.0
         self.servable = Servable(
@@ -62,18 +63,23 @@ class Model:
             self.runtime.outputs,
             settings.batching.max_rows,
             self.executor.start,
+            instances=settings.instances,
             canary=settings.canary.get(settings.version),
             canary_key=settings.canary_key,
             refuse_nonfinite=settings.refuse_nonfinite,
+            ragged=settings.ragged,
         )
         self.load_seconds = time.perf_counter() - started
 
     def _observe(self, everything: Settings, clock: Clock) -> None:
         """Instrument and check. A model that cannot be observed is served plain; a wrong setting is refused."""
         try:
-            self.observation = observe(self.runtime, self.settings, everything, self.governor.sample, clock)
+            with must_fit(f"the telemetry of {self.settings.name}"):
+                self.observation = observe(
+                    self.runtime, self.settings, everything, self.governor.sample, clock
+                )
             self.detail = ""
-        except (ModelError, InferenceError, *OUT_OF_MEMORY) as error:
+        except (ModelError, InferenceError) as error:
             self.detail = str(error)
             _log.error("%s is served without telemetry: %s", self.settings.name, error)
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from sidecar import capture
-from sidecar.capture import Drainer, Guard, Recorder
+from sidecar.capture import UNKNOWN_DIMENSION, Drainer, Guard, Placement, Recorder
 from sidecar.drift import DriftMonitor, Reference
 from sidecar.errors import ModelError
 from sidecar.runtime import Runtime
+from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes
 from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import Reading
 from sidecar.timeline import Timeline
 from sidecar.types import Clock, InferRequest, Tap, Tensor
+
+_log = logging.getLogger("sidecar.models")
 
 
 @dataclass(slots=True)
@@ -53,7 +58,11 @@ def observe(
         attempt(settings, lambda batch: model.activation_shapes(names, batch), model.example(rows))
         for rows in (2, 3)
     )
-    plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0)
+    longer = None
+    if settings.ragged:
+        batch = model.example(2, UNKNOWN_SIZE + 1)
+        longer = attempt(settings, lambda batch: model.activation_shapes(names, batch), batch)
+    plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0, longer=longer)
     taps = tuple(placement.tap for placement in plan)
     slots = everything.capture.slots_on(settings.device)
     # A row of a model without a batch dimension is no request.
@@ -68,6 +77,8 @@ def observe(
         shared=settings.instances > 1,
         outputs=capture.Outputs(logits, slots) if logits else None,
     )
+    if settings.ragged:
+        recorder.tells_padding = _tells_padding(settings, plan)
     model.instrument(capture.observers(plan, recorder, slots=slots, near_zero=everything.capture.near_zero))
     for rows in batch_sizes(settings):
         _self_check(model, recorder, settings, rows)
@@ -98,6 +109,18 @@ def observe(
 
     observation.drainer = Drainer(recorder, sink, everything.capture.drain_seconds, clock)
     return observation
+
+
+def _tells_padding(settings: ModelSettings, plan: Sequence[Placement]) -> bool:
+    unknown = [placed.tap.module for placed in plan if placed.length_dim == UNKNOWN_DIMENSION]
+    if settings.compile:
+        why = "its taps are nodes of a compiled graph"
+    elif unknown:
+        why = f"its positions cannot be told at {', '.join(unknown)}"
+    else:
+        return True
+    _log.warning("padded requests of %s are not observed: %s", settings.name, why)
+    return False
 
 
 def _self_check(model: Runtime, recorder: Recorder, settings: ModelSettings, rows: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,7 +23,7 @@ from pydantic import (
 )
 
 from sidecar.errors import ConfigError
-from sidecar.types import DATATYPES, VersionPolicy
+from sidecar.types import DATATYPES, Ragged, VersionPolicy
 
 ENV_PREFIX = "SIDECAR_"
 SECRETS = ("SIDECAR_SERVER__TOKEN",)
@@ -150,12 +151,14 @@ class TensorSettings(Section):
     name: as clients send it.
     datatype: name of the Open Inference Protocol.
     shape: batch dimension first where there is one; -1 is any size.
+    pad_value: integer that an input is filled up with where `batching.ragged_buckets` pads it, such as a padding token.
     labels: of an output, text file with one label a line, for clients that ask for classes instead of values.
     """
 
     name: Label
     datatype: str
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
+    pad_value: int = 0
     labels: Path | None = None
 
     @field_validator("datatype")
@@ -165,6 +168,23 @@ class TensorSettings(Section):
             raise ValueError(f"must be one of {', '.join(DATATYPES)}")
         return value
 
+    @model_validator(mode="after")
+    def _can_be_padded(self) -> TensorSettings:
+        if self.pad_value:
+            dtype = DATATYPES[self.datatype]
+            if not self.datatype.startswith(("INT", "UINT")):
+                raise ValueError(
+                    f"pad_value is for integers, and {self.name} is {self.datatype}: leave it out"
+                )
+            if not np.iinfo(dtype).min <= self.pad_value <= np.iinfo(dtype).max:
+                raise ValueError(f"pad_value {self.pad_value} is no {self.datatype}")
+        return self
+
+    @property
+    def ragged_dimensions(self) -> list[int]:
+        """Of any size, the batch dimension left out."""
+        return [dimension for dimension, size in enumerate(self.shape) if dimension and size < 0]
+
 
 class BatchingSettings(Section):
     """How requests are put together.
@@ -173,6 +193,8 @@ class BatchingSettings(Section):
     max_delay_ms: how long a request may wait for company; 0: only as long as the model is busy anyway.
     preferred_rows: sizes of a batch that the model runs best. The wait for company ends at the smallest, and a batch
         is cut to the largest that what waits can fill; fewer rows than the smallest run as they are.
+    ragged_buckets: lengths to which inputs with a size of -1 are padded, so that requests of different lengths share a
+        batch. Empty: only requests of one shape do.
     queue_requests: most requests that wait; more are refused.
     queue_bytes: most bytes of inputs that wait; more are refused, but for a request that waits alone.
     priority_levels: how many priorities a request may name, 1 the most urgent; without one it has the last.
@@ -182,6 +204,7 @@ class BatchingSettings(Section):
     max_rows: Annotated[int, Field(ge=0, le=65_536)] = 32
     max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     preferred_rows: tuple[Annotated[int, Field(ge=1, le=65_536)], ...] = ()
+    ragged_buckets: tuple[Annotated[int, Field(ge=1, le=2**20)], ...] = ()
     queue_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 1024
     queue_bytes: Annotated[int, Field(ge=1)] = 2**30
     priority_levels: Annotated[int, Field(ge=0, le=1_000)] = 0
@@ -278,6 +301,42 @@ class ModelSettings(Section):
         if self.instances > 1 and self.compile:
             raise ValueError("instances above 1 do not go with compile: a compiled graph runs on one thread")
         return self
+
+    @model_validator(mode="after")
+    def _tells_what_is_padded(self) -> ModelSettings:
+        ragged = self.ragged
+        for tensor in (*self.inputs, *self.outputs):
+            if tensor.pad_value and (ragged is None or tensor.name not in ragged.inputs):
+                raise ValueError(
+                    f"{tensor.name} has a pad_value, and batching.ragged_buckets does not pad it"
+                )
+        return self
+
+    @property
+    def ragged(self) -> Ragged | None:
+        """What `batching.ragged_buckets` pads; None for nothing. Raises ValueError where that cannot be told."""
+        buckets = self.batching.ragged_buckets
+        if not buckets:
+            return None
+        if not self.batching.max_rows:
+            raise ValueError(
+                "batching.ragged_buckets needs batching.max_rows above 0: nothing shares a batch"
+            )
+        if several := [one.name for one in (*self.inputs, *self.outputs) if len(one.ragged_dimensions) > 1]:
+            raise ValueError(
+                f"{several[0]} has more than one size of -1 beside the batch, so nobody can tell which of them "
+                "batching.ragged_buckets pads: give all others"
+            )
+        inputs, outputs = (
+            {one.name: one.ragged_dimensions[0] for one in tensors if one.ragged_dimensions}
+            for tensors in (self.inputs, self.outputs)
+        )
+        if not inputs:
+            raise ValueError(
+                "batching.ragged_buckets pads nothing: no input has a size of -1 beside the batch"
+            )
+        pad_values = {one.name: one.pad_value for one in self.inputs if one.name in inputs}
+        return Ragged(tuple(sorted(set(buckets))), inputs, outputs, pad_values)
 
     @field_validator("canary")
     @classmethod

@@ -53,6 +53,24 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Ragged:
+    """How a model takes requests of different lengths: padded to one of `buckets`, so that they share a batch.
+
+    buckets: lengths, the smallest first. inputs, outputs: name -> the dimension that is as long as the request.
+    pad_values: what those inputs are filled up with.
+    """
+
+    buckets: tuple[int, ...]
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+    pad_values: Mapping[str, int]
+
+    def bucket(self, length: int) -> int:
+        """The smallest that holds it; beyond the largest the length itself, to which nothing has to be padded."""
+        return next((bucket for bucket in self.buckets if bucket >= length), length)
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """Values with their protocol datatype, because BF16 and UINT16 look the same to numpy."""
 
@@ -68,6 +86,7 @@ class InferRequest:
     rows: size of that dimension, 1 where the model does not batch.
     deadline: `time.monotonic()` seconds after which nobody waits for the reply; None without one.
     priority: 1 is the most urgent; the same for all where the model has no priorities.
+    length, bucket: of its ragged dimensions, and to what they are padded; both 0 where the model pads nothing.
     """
 
     id: str
@@ -76,6 +95,8 @@ class InferRequest:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     deadline: float | None = None
     priority: int = 1
+    length: int = 0
+    bucket: int = 0
 
 
 class Cost(NamedTuple):
@@ -131,6 +152,8 @@ class Servable:
     canary: its share of the requests that name no version; None where it is no canary.
     canary_key: request parameter that is hashed in place of the request's id; "" for none.
     refuse_nonfinite: requests whose inputs hold NaN or an infinity are not run.
+    ragged: None where requests share a batch only with those of their own shape.
+    instances: threads that run batches of it at the same time.
     """
 
     name: str
@@ -144,6 +167,8 @@ class Servable:
     canary: float | None = None
     canary_key: str = ""
     refuse_nonfinite: bool = False
+    ragged: Ragged | None = None
+    instances: int = 1
 
 
 def age(version: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sidecar import settings
 from sidecar.errors import ConfigError
-from sidecar.types import VersionPolicy
+from sidecar.types import Ragged, VersionPolicy
 
 X = {"name": "x", "datatype": "FP32", "shape": [-1, 3]}
 MODEL = {"name": "m", "source": "package.module:factory", "inputs": [X], "outputs": [{**X, "name": "y"}]}
@@ -160,6 +160,48 @@ def test_labels_lie_in_the_folder_of_the_settings_and_belong_to_outputs():
 def versions(**changes):
     """Settings of versions 1 and 2 of one model; `changes` are those of version 2."""
     return resolve(models=[MODEL, {**MODEL, "version": "2", **changes}])
+
+
+TOKENS = {"name": "x", "datatype": "INT64", "shape": [-1, -1]}
+PADDED = {"ragged_buckets": [16, 8]}
+
+
+def test_buckets_pad_the_size_that_is_not_known_beside_the_batch():
+    outputs = [{**TOKENS, "name": "y"}, {**X, "name": "z"}]
+    wave = {"name": "wave", "datatype": "FP32", "shape": [-1, 2, -1]}
+    one = model(inputs=[{**TOKENS, "pad_value": 3}, wave], outputs=outputs, batching=PADDED)
+    (found,) = settings.resolve(one, {}, base=Path()).models
+    assert found.ragged == Ragged((8, 16), {"x": 1, "wave": 2}, {"y": 1}, {"x": 3, "wave": 0})
+
+
+def test_without_buckets_nothing_is_padded():
+    assert resolve().models[0].ragged is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batching": PADDED}, "pads nothing: no input has a size of -1 beside the batch"),
+        ({"inputs": [TOKENS], "batching": {**PADDED, "max_rows": 0}}, "needs batching.max_rows above 0"),
+        (
+            {"inputs": [{**TOKENS, "shape": [-1, -1, -1]}], "batching": PADDED},
+            "x has more than one size of -1 beside the batch",
+        ),
+        (
+            {"inputs": [TOKENS], "outputs": [{**X, "shape": [-1, -1, -1]}], "batching": PADDED},
+            "x has more than one size of -1 beside the batch",
+        ),
+        ({"inputs": [{**TOKENS, "pad_value": 1}]}, "x has a pad_value, and batching.ragged_buckets does not"),
+        (
+            {"inputs": [{**X, "shape": [-1, -1], "pad_value": 1}], "batching": PADDED},
+            "pad_value is for integers",
+        ),
+        ({"inputs": [{**TOKENS, "datatype": "INT8", "pad_value": 128}]}, "pad_value 128 is no INT8"),
+    ],
+)
+def test_padding_that_cannot_be_told_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        settings.resolve(model(**changes), {}, base=Path())
 
 
 def test_what_one_version_says_of_the_model_holds_for_all():

@@ -8,15 +8,17 @@ from sidecar.capture.outputs import Outputs, logits_among
 from sidecar.capture.prices import prices
 from sidecar.capture.recorder import Recorder
 from sidecar.capture.sampling import CHOICE, Choose
-from sidecar.capture.taps import choose, plan
+from sidecar.capture.taps import UNKNOWN_DIMENSION, Placement, choose, plan
 
 __all__ = [
     "CHOICE",
+    "UNKNOWN_DIMENSION",
     "Choose",
     "Drainer",
     "Governor",
     "Guard",
     "Outputs",
+    "Placement",
     "Recorder",
     "Spending",
     "choose",

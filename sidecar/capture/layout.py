@@ -31,6 +31,9 @@ SLOT_COUNTS = 9
 S1, S2, S3, S4, MINIMUM, MAXIMUM = range(6)
 SLOT_SUMS = 6
 
+ENERGY, MARGIN, OUTPUT_ROWS, LOGIT_SUMS = range(4)
+"""Sums of a classifier's output in a slot; from the last on, its projected logits."""
+
 OUTLIER = 6.0
 """|x| at or beyond it is an outlier (Dettmers 2022, LLM.int8())."""
 

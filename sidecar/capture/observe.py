@@ -80,6 +80,11 @@ def bind(device: torch.device, channel_dim: int, state: OpState) -> Callable[[to
     return bound
 
 
+def fold_part(x: torch.Tensor, channel_dim: int, state: OpState) -> None:
+    """The op, without the dispatcher, on a part of an activation; `state.row_slot` is that of its rows."""
+    _kernel(x.device.type).observe(x, channel_dim, state)
+
+
 @cache
 def _kernel(device: str) -> Any:
     return import_module(KERNELS[device])

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from sidecar.capture.layout import ENERGY, LOGIT_SUMS, MARGIN, OUTPUT_ROWS
 from sidecar.errors import ConfigError
 from sidecar.sketch import OutputRows
 from sidecar.types import Tensor, TensorSpec
@@ -20,7 +20,6 @@ LOGITS = "logits"
 
 MOST_PROJECTIONS = 64
 _FLOATS = ("FP16", "BF16", "FP32", "FP64")
-_ENERGY, _MARGIN, _ROWS, _LOGITS = range(4)
 
 
 def logits_among(outputs: Sequence[TensorSpec], named: str | None) -> TensorSpec | None:
@@ -38,29 +37,6 @@ def logits_among(outputs: Sequence[TensorSpec], named: str | None) -> TensorSpec
     return None
 
 
-@njit(cache=True, nogil=True)
-def _add(logits: Array, row_slot: Array, bucket: Array, sign: Array, slots: Array) -> None:
-    """logits [rows, classes]; row r is added to slots[row_slot[r]]: energy, margin, 1, then its projections."""
-    for row in range(len(logits)):
-        slot = row_slot[row]
-        if slot < 0:
-            continue
-        first, second = -np.inf, -np.inf
-        for value in logits[row]:
-            if value > first:
-                first, second = value, first
-            elif value > second:
-                second = value
-        total = 0.0
-        for value in logits[row]:
-            total += np.exp(value - first)
-        slots[slot, _ENERGY] += first + np.log(total)
-        slots[slot, _MARGIN] += first - second
-        slots[slot, _ROWS] += 1.0
-        for index in range(logits.shape[1]):
-            slots[slot, _LOGITS + bucket[index]] += sign[index] * logits[row, index]
-
-
 class Outputs:
     """Sums by slot, in two banks, of one output.
 
@@ -68,6 +44,10 @@ class Outputs:
     """
 
     def __init__(self, spec: TensorSpec, slots: int) -> None:
+        # Here, because a process without such an output, as on a GPU, needs no numba.
+        from sidecar.capture.logits_cpu import add
+
+        self._add = add
         classes = spec.shape[1]
         self._name = spec.name
         self._width = min(classes, MOST_PROJECTIONS)
@@ -78,7 +58,7 @@ class Outputs:
             rng = np.random.default_rng(classes)
             self._bucket = rng.permutation(self._bucket)
             self._sign = rng.choice([-1.0, 1.0], classes)
-        self._slots = np.zeros((2, slots, _LOGITS + self._width))
+        self._slots = np.zeros((2, slots, LOGIT_SUMS + self._width))
         self._predicted = np.full((2, slots), -1, dtype=np.int64)
 
     def add(self, outputs: Mapping[str, Tensor], row_slot: Array, bank: int) -> None:
@@ -90,7 +70,7 @@ class Outputs:
         if len(logits) > len(row_slot):
             raise ValueError(f"output {self._name} has {len(logits)} rows, the batch {len(row_slot)} at most")
         rows = row_slot[: len(logits)]
-        _add(logits.astype(np.float64, copy=False), rows, self._bucket, self._sign, self._slots[bank])
+        self._add(logits.astype(np.float64, copy=False), rows, self._bucket, self._sign, self._slots[bank])
         observed = np.flatnonzero(rows >= 0)
         self._predicted[bank, rows[observed]] = logits[observed].argmax(axis=1)
 
@@ -98,10 +78,10 @@ class Outputs:
         """What the first `used` slots of a bank saw; they are empty afterwards."""
         sums = self._slots[bank, :used]
         with np.errstate(invalid="ignore", divide="ignore"):
-            means = sums / sums[:, _ROWS, None]
-        broken = (sums[:, _ROWS] > 0) & ~np.isfinite(means).all(axis=1)
+            means = sums / sums[:, OUTPUT_ROWS, None]
+        broken = (sums[:, OUTPUT_ROWS] > 0) & ~np.isfinite(means).all(axis=1)
         means[broken] = np.inf
         predicted = self._predicted[bank, :used].copy()
         self._slots[bank, :used] = 0.0
         self._predicted[bank, :used] = -1
-        return OutputRows(means[:, _ENERGY], means[:, _MARGIN], predicted, means[:, _LOGITS:])
+        return OutputRows(means[:, ENERGY], means[:, MARGIN], predicted, means[:, LOGIT_SUMS:])

@@ -42,11 +42,14 @@ class Recorder:
     sampled, dropped: requests so far; exported as metrics.
     outputs: keeps what a classifier answers; None of other models.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
+    padded: where that batch has padding in what is observed, first row, end and length of each observed request, and
+        bucket is the length of all; else empty.
+    tells_padding: taps can leave padding out; where they cannot, requests that are padded are not observed.
     nanoseconds: that taps reported so far. charged: those of the taps in `prices`, which report none; known
         once they are drained.
     """
 
-    DROP_REASONS = ("slots", "stuck", "busy")
+    DROP_REASONS = ("slots", "stuck", "busy", "padded")
 
     def __init__(
         self, choose: Choose, guard: Guard, *,
@@ -55,7 +58,9 @@ class Recorder:
     ) -> None:  # fmt: skip
         self.guard = guard
         self.sampled = 0
-        self.rows = 0
+        self.rows = self.bucket = 0
+        self.padded: list[tuple[int, int, int]] = []
+        self.tells_padding = True
         self.dropped: Counter[str] = Counter(dict.fromkeys(self.DROP_REASONS, 0))
         self.nanoseconds = self.charged = 0
         self.banks = banks_on(device, max(max_rows, 1))
@@ -106,15 +111,21 @@ class Recorder:
     ) -> bool:
         """False when all slots are taken, or the device cannot take them. Called with `_running` held."""
         staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
-        sampled = 0
+        sampled, has_padding = 0, False
+        observed: list[tuple[int, int, int]] = []
         weights, common = self._weights[self._writing], self._common[self._writing]
         ids, parameters = self._ids[self._writing], self._parameters[self._writing]
         staged.fill(-1)
         for request, sample in zip(requests, chosen, strict=True):
-            if sample is not None and used < self.slots:
+            padded = request.length < request.bucket
+            if sample is not None and padded and not self.tells_padding:
+                self.dropped["padded"] += 1
+            elif sample is not None and used < self.slots:
                 staged[row : row + request.rows] = used
                 weights[used], common[used] = sample
                 ids[used], parameters[used] = request.id, request.parameters
+                observed.append((row, row + request.rows, request.length))
+                has_padding |= padded
                 used += 1
                 sampled += 1
             elif sample is not None:
@@ -127,7 +138,8 @@ class Recorder:
             return False
         self._used[self._writing] = used
         self._batches[self._writing] += 1
-        self.rows = row
+        self.rows, self.bucket = row, requests[0].bucket
+        self.padded = observed if has_padding else []
         self.sampled += sampled if counted else 0
         return True
 

@@ -13,14 +13,20 @@ from sidecar.types import Shapes, Tap, TapPoint
 ONE_REQUEST = 2**31 - 1
 """`rows_per_slot` of a model without a batch dimension: all rows belong to the first slot."""
 
+NO_DIMENSION, UNKNOWN_DIMENSION = 0, -1
+"""`length_dim` of an activation of one size, and of one where it cannot be told which positions are padding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A tap and how its activation lies: the dimension of its channels, its rows for one row of the batch."""
+    """A tap and how its activation lies: the dimension of its channels, its rows for one row of the batch, and the
+    dimension that is as long as the request, where requests are padded.
+    """
 
     tap: Tap
     channel_dim: int
     rows_per_slot: int
+    length_dim: int = NO_DIMENSION
 
 
 def choose(points: Sequence[TapPoint], globs: Sequence[str]) -> list[TapPoint]:
@@ -44,10 +50,13 @@ def choose(points: Sequence[TapPoint], globs: Sequence[str]) -> list[TapPoint]:
     ]
 
 
-def plan(points: Sequence[TapPoint], small: Shapes, large: Shapes, *, batched: bool) -> tuple[Placement, ...]:
+def plan(
+    points: Sequence[TapPoint], small: Shapes, large: Shapes, *, batched: bool, longer: Shapes | None = None
+) -> tuple[Placement, ...]:
     """Taps at `points`, with layers in depth order.
 
-    small, large: shapes of the activations for batches of 2 and of 3. A point inside a block has the block's number
+    small, large: shapes of the activations for batches of 2 and of 3. longer: as small, of inputs that are longer by
+    one, where requests are padded. A point inside a block has the block's number
     as its layer; others count on from their neighbours.
     Raises ModelError when there are no points, for one that did not run or gave no floating-point tensor, and for
     one whose rows cannot be told apart by request.
@@ -67,7 +76,9 @@ def plan(points: Sequence[TapPoint], small: Shapes, large: Shapes, *, batched: b
         shape = small[point.name]
         tap = Tap(layer, site, point.name, channel_count(point, shape))
         rows = rows_per_slot(point.name, small, large, batched=batched)
-        placements.append(Placement(tap, channel_dimension(point, shape), rows))
+        channels = channel_dimension(point, shape)
+        length = length_dimension(shape, longer[point.name], channels) if longer else NO_DIMENSION
+        placements.append(Placement(tap, channels, rows, length))
     return tuple(sorted(placements, key=lambda placed: placed.tap.layer))
 
 
@@ -81,6 +92,17 @@ def channel_dimension(point: TapPoint, shape: tuple[int, ...]) -> int:
 def channel_count(point: TapPoint, shape: tuple[int, ...]) -> int:
     """One where there is only the batch dimension."""
     return shape[channel_dimension(point, shape)] if len(shape) > 1 else 1
+
+
+def length_dimension(small: tuple[int, ...], longer: tuple[int, ...], channel_dim: int) -> int:
+    """Where an activation grew by one when its inputs did: the positions of each row, which tell what is padding."""
+    if small == longer:
+        return NO_DIMENSION
+    grown = [dim for dim, (before, after) in enumerate(zip(small, longer, strict=False)) if before != after]
+    known = len(small) == len(longer) and len(grown) == 1 and longer[grown[0]] == small[grown[0]] + 1
+    if not known or grown[0] in (0, range(len(small))[channel_dim]):
+        return UNKNOWN_DIMENSION
+    return grown[0]
 
 
 def rows_per_slot(name: str, small: Shapes, large: Shapes, *, batched: bool) -> int:

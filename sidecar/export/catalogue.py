@@ -115,7 +115,7 @@ SAMPLED = Metric(
 )
 DROPPED = Metric(
     "sidecar_dropped_samples_total", "counter",
-    "Requests chosen for observation and not observed, by reason (slots, stuck, busy).", (*MODEL, "reason"),
+    "Requests chosen for observation and not observed, by reason (slots, stuck, busy, padded).", (*MODEL, "reason"),
 )  # fmt: skip
 TELEMETRY_FAILURES = Metric(
     "sidecar_telemetry_failures_total", "counter",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from sidecar.errors import ConfigError
+from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.settings import ModelSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 
@@ -17,16 +21,27 @@ EXTRAS = {"onnx": "'activation-sidecar[cpu]', or [gpu] for CUDA"}
 """Name in the settings -> what to install for it beside the sidecar itself."""
 
 
+Empty = Callable[[str, Sequence[int], np.dtype[Any]], npt.NDArray[Any]]
+"""Gives memory of a shape and type for the input of that name."""
+
+
+def new(_name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Memory that nobody has used, and that lives as long as anybody needs it."""
+    return np.empty(shape, dtype)
+
+
 class Runtime(Protocol):
     """One loaded model version. `plain` and `instrumented` run on the thread that calls.
 
     weight_bytes: of its weights in memory; both variants share them.
+    empty: where the inputs of a batch are put together. It may give the same memory to the next batch of a thread.
     """
 
     platform: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weight_bytes: int
+    empty: Empty
 
     def prepare_thread(self) -> None:
         """Called once on a thread before it runs the model."""
@@ -34,8 +49,8 @@ class Runtime(Protocol):
     def prepare_instance(self) -> None:
         """Called after it on each of several threads that run the model at the same time."""
 
-    def example(self, rows: int) -> Mapping[str, Tensor]:
-        """Valid inputs of a batch of `rows`; the same at each call."""
+    def example(self, rows: int, length: int = UNKNOWN_SIZE) -> Mapping[str, Tensor]:
+        """Valid inputs of a batch of `rows`, with `length` for sizes that are not known; the same at each call."""
 
     def tap_points(self) -> Sequence[TapPoint]:
         """Everywhere that an activation may be seen, in the model's order; some of it may never run."""
@@ -73,13 +88,19 @@ def load(settings: ModelSettings) -> Runtime:
     return runtime
 
 
-def concatenate(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def concatenate(parts: Sequence[Mapping[str, Tensor]], empty: Empty = new) -> dict[str, Tensor]:
     """Inputs of several requests as one batch along dimension 0; always a copy, so it may be written to."""
-    import numpy as np
+    return {name: join([part[name] for part in parts], name, empty) for name in parts[0]}
 
-    if len(parts) == 1:
-        return {name: Tensor(only.datatype, np.array(only.array)) for name, only in parts[0].items()}
-    return {
-        name: Tensor(first.datatype, np.concatenate([part[name].array for part in parts]))
-        for name, first in parts[0].items()
-    }
+
+def join(parts: Sequence[Tensor], name: str, empty: Empty) -> Tensor:
+    """`parts` of the input `name` along dimension 0, in memory from `empty`."""
+    arrays = [part.array for part in parts]
+    first = arrays[0]
+    if len(arrays) == 1:
+        joined = empty(name, first.shape, first.dtype)
+        joined[...] = first
+    else:
+        joined = empty(name, (sum(map(len, arrays)), *first.shape[1:]), first.dtype)
+        np.concatenate(arrays, out=joined)
+    return Tensor(parts[0].datatype, joined)

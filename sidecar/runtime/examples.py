@@ -12,12 +12,14 @@ UNKNOWN_SIZE = 8
 """Not 1, which compilers take for a constant."""
 
 
-def example(inputs: Sequence[TensorSpec], rows: int, *, batched: bool) -> dict[str, Tensor]:
-    """Standard normal floats, zeros elsewhere, but nothing masked; the same at each call. Unknown sizes are 8."""
+def example(
+    inputs: Sequence[TensorSpec], rows: int, length: int = UNKNOWN_SIZE, *, batched: bool
+) -> dict[str, Tensor]:
+    """Standard normal floats, zeros elsewhere, nothing masked; the same at each call. Unknown sizes are `length`."""
     random = np.random.default_rng(0)
     batch = {}
     for spec in inputs:
-        shape = tuple(UNKNOWN_SIZE if size < 0 else size for size in spec.shape)
+        shape = tuple(length if size < 0 else size for size in spec.shape)
         if batched and spec.shape[:1] == (-1,):
             shape = (rows, *shape[1:])
         if spec.datatype == "BF16":

@@ -7,17 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
-
 from sidecar.errors import Caught, InferenceError, OutOfMemoryError
-from sidecar.runtime import Runtime, concatenate
-from sidecar.types import Batch, Batches, Cost, InferReply, InferRequest, Recorder, Tensor
+from sidecar.runtime import Runtime, concatenate, padding
+from sidecar.runtime.memory import found_no_memory
+from sidecar.types import Batch, Batches, Cost, InferReply, InferRequest, Ragged, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
 
 Run = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 # An observed batch is given ten times the usual run before it counts as stuck.
 _USUAL_RUNS = 10
@@ -34,6 +31,7 @@ class Executor:
     instances: threads that run batches at the same time. One batch is observed at a time, on whichever of them it
         comes, because the banks that an observed batch writes have one writer; what else is chosen meanwhile is
         answered by the plain variant and counted as dropped.
+    ragged: how requests of different lengths are put together; None where they are not.
     """
 
     def __init__(
@@ -45,9 +43,11 @@ class Executor:
         batched: bool,
         usual: float,
         instances: int = 1,
+        ragged: Ragged | None = None,
     ) -> None:
         self.seconds = 0.0
         self._instances = instances
+        self._ragged = ragged
         self._opening, self._adding = threading.Lock(), threading.Lock()
         self._runtime = runtime
         self._recorder = recorder
@@ -126,7 +126,7 @@ class Executor:
         if caught.error is None:
             self._usual += 0.1 * (time.perf_counter() - started - self._usual)
             batch.answer(replies)
-        elif isinstance(caught.error, OUT_OF_MEMORY):
+        elif found_no_memory(caught.error):
             _log.error("a batch of %d requests found no memory; each runs alone", len(batch.requests))
             batch.answer([self._alone(request) for request in batch.requests])
         else:
@@ -135,14 +135,14 @@ class Executor:
     def _alone(self, request: InferRequest) -> InferReply | Exception:
         with Caught() as caught:
             return self._replies([request], self._runtime.plain)[0]
-        if isinstance(caught.error, OUT_OF_MEMORY):
+        if found_no_memory(caught.error):
             return OutOfMemoryError("the model finds no memory for this request; send fewer rows")
         _log.error("a request that ran alone failed", exc_info=caught.error)
         return InferenceError("the model failed")
 
     def _replies(self, requests: Sequence[InferRequest], run: Run) -> list[InferReply]:
         began = time.perf_counter()
-        inputs = concatenate([request.inputs for request in requests])
+        inputs = self._batch(requests)
         started = time.perf_counter()
         try:
             outputs = run(inputs)
@@ -157,6 +157,11 @@ class Executor:
             reply.cost = cost
         return replies
 
+    def _batch(self, requests: Sequence[InferRequest]) -> Mapping[str, Tensor]:
+        if self._ragged is not None:
+            return padding.pad(requests, self._ragged, self._runtime.empty)
+        return concatenate([request.inputs for request in requests], self._runtime.empty)
+
     def _split(self, requests: Sequence[InferRequest], outputs: Mapping[str, Tensor]) -> list[InferReply]:
         if not self._batched:
             return [InferReply(outputs)]
@@ -166,12 +171,16 @@ class Executor:
                 raise InferenceError(
                     f"output {name} has shape {tensor.array.shape} for a batch of {rows} rows"
                 )
+        ragged = self._ragged
+        if ragged is not None:
+            padding.check(outputs, requests[0].bucket, ragged)
         replies, start = [], 0
         for request in requests:
             end = start + request.rows
-            replies.append(
-                InferReply({name: Tensor(t.datatype, t.array[start:end]) for name, t in outputs.items()})
-            )
+            own = {name: Tensor(t.datatype, t.array[start:end]) for name, t in outputs.items()}
+            if ragged is not None:
+                own = padding.cut(own, request.length, ragged)
+            replies.append(InferReply(own))
             start = end
         return replies
 

@@ -11,16 +11,32 @@ import torch
 
 from sidecar.errors import ModelError
 
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+# Read in what torch 2.13 and ONNX Runtime 1.31 raise, whose kinds of error say no more than that something failed.
+_TEXTS = (
+    "DefaultCPUAllocator: can't allocate memory",  # torch
+    "CUBLAS_STATUS_ALLOC_FAILED",  # torch, for the workspace of a library of CUDA
+    "Failed to allocate memory for requested buffer",  # ONNX Runtime's arena
+    "std::bad_alloc",  # ONNX Runtime, beside it
+    "CUDA failure 2: out of memory",  # ONNX Runtime on a GPU, as its source has it
+)
+
+
+def found_no_memory(error: BaseException | None) -> bool:
+    """Whether it says that, by its kind or, as torch on a CPU and ONNX Runtime do, only by its text."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
 
 
 @contextmanager
-def must_fit(name: str) -> Iterator[None]:
+def must_fit(what: str) -> Iterator[None]:
     """Raises ModelError where what is done inside finds no memory."""
     try:
         yield
-    except OUT_OF_MEMORY as error:
-        raise ModelError(f"model {name} does not fit into memory: {error or type(error).__name__}") from error
+    except (RuntimeError, MemoryError) as error:
+        if not found_no_memory(error):
+            raise
+        raise ModelError(f"{what} does not fit into memory: {error or type(error).__name__}") from error
 
 
 def return_freed_memory() -> None:

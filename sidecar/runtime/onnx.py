@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from sidecar.errors import ConfigError, ModelError
-from sidecar.runtime import onnx_signature
-from sidecar.runtime.examples import example
+from sidecar.runtime import Empty, new, onnx_signature
+from sidecar.runtime.examples import UNKNOWN_SIZE, example
 from sidecar.runtime.memory import return_freed_memory
 from sidecar.runtime.onnx_external import ELEMENT_TYPES
 from sidecar.runtime.onnx_file import OnnxFile, read
@@ -41,6 +41,7 @@ class OnnxRuntime:
                     f"{tensor.name} has datatype {tensor.datatype}; the onnx runtime takes {', '.join(ELEMENT_TYPES)}"
                 )
         self._batched = settings.batching.max_rows > 0
+        self.empty: Empty = new
         self._engine = Engine(settings.device, settings.threads)
         file = read(settings.path)
         onnx_signature.check(settings, file.graph.graph)
@@ -60,8 +61,8 @@ class OnnxRuntime:
     def prepare_instance(self) -> None:
         """Nothing either: a session may run on several threads at once."""
 
-    def example(self, rows: int) -> dict[str, Tensor]:
-        return example(self.inputs, rows, batched=self._batched)
+    def example(self, rows: int, length: int = UNKNOWN_SIZE) -> dict[str, Tensor]:
+        return example(self.inputs, rows, length, batched=self._batched)
 
     def tap_points(self) -> list[TapPoint]:
         return tap_points(self._graph)

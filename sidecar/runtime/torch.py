@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from sidecar.errors import InferenceError, ModelError
-from sidecar.runtime import exported, factory, modules, transformers
-from sidecar.runtime.examples import example
+from sidecar.runtime import Empty, exported, factory, modules, new, transformers
+from sidecar.runtime.examples import UNKNOWN_SIZE, example
 from sidecar.runtime.signature import specs
+from sidecar.runtime.staging import Staging
 from sidecar.runtime.trial import batch_sizes
 from sidecar.settings import ModelSettings
 from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
@@ -74,6 +75,8 @@ class TorchRuntime:
             torch.empty(0, device=self._device)
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"device {settings.device} cannot be used: {error}") from error
+        # On a CPU a model may give back its input, and replies must not see the next batch.
+        self.empty: Empty = Staging().empty if self._device.type == "cuda" else new
         self._graph: Graph = modules
         self._positional = len(self.inputs)
         self._copy: Callable[[], nn.Module] = lambda: share(self._model)
@@ -130,8 +133,8 @@ class TorchRuntime:
             stream.wait_stream(torch.cuda.default_stream(self._device))
             torch.cuda.set_stream(stream)
 
-    def example(self, rows: int) -> dict[str, Tensor]:
-        return example(self.inputs, rows, batched=self._settings.batching.max_rows > 0)
+    def example(self, rows: int, length: int = UNKNOWN_SIZE) -> dict[str, Tensor]:
+        return example(self.inputs, rows, length, batched=self._settings.batching.max_rows > 0)
 
     def _arguments(self, batch: Mapping[str, Tensor]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         """The inputs on the model's device, in their order: by position and, beyond those, by name."""
@@ -140,7 +143,8 @@ class TorchRuntime:
             values = torch.from_numpy(batch[spec.name].array)
             if spec.datatype == "BF16":
                 values = values.view(torch.bfloat16)
-            tensors.append(values.to(self._device))
+            # Nothing is waited for where the memory is pinned.
+            tensors.append(values.to(self._device, non_blocking=True))
         names = [spec.name for spec in self.inputs[self._positional :]]
         by_name = dict(zip(names, tensors[self._positional :], strict=True))
         return tensors[: self._positional], by_name

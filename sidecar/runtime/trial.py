@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from itertools import product
 from typing import TypeVar
 
 from sidecar.errors import ModelError
-from sidecar.runtime import Runtime
+from sidecar.runtime import Runtime, padding
+from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.settings import ModelSettings
 from sidecar.types import Tensor
 
@@ -34,15 +36,20 @@ def batch_sizes(settings: ModelSettings) -> list[int]:
 
 
 def warm_up(model: Runtime, settings: ModelSettings) -> float:
-    """Run the smallest and the largest batch once; seconds that the largest took.
+    """Run the smallest and the largest batch once, in each length that requests are padded to; seconds of the largest.
 
     Raises ModelError or InferenceError when the settings do not fit the model.
     """
     model.prepare_thread()
     took = 0.0
-    for rows in batch_sizes(settings):
-        batch = model.example(rows)
+    ragged = settings.ragged
+    # Not buckets alone, because an output may be as long as a single bucket by chance.
+    lengths = (UNKNOWN_SIZE, *ragged.buckets) if ragged else (UNKNOWN_SIZE,)
+    for rows, length in product(batch_sizes(settings), lengths):
+        batch = model.example(rows, length)
         started = time.perf_counter()
-        attempt(settings, model.plain, batch)
+        outputs = attempt(settings, model.plain, batch)
         took = time.perf_counter() - started
+        if ragged:
+            padding.check(outputs, length, ragged)
     return took

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -22,57 +21,14 @@ from sidecar.errors import (
     NotReadyError,
     OverloadedError,
 )
+from sidecar.server.lanes import Done, Lanes, Waiting
 from sidecar.settings import BatchingSettings
 from sidecar.types import Clock, Cost, InferReply, InferRequest, Servable, ServingObserver
 
 logger = logging.getLogger("sidecar.server")
 
-Kind = tuple[Any, ...]
-"""Datatype and trailing shape of every input. Only requests of one kind can share a batch."""
-
 RESTART_SECONDS = 1.0
 """A model whose thread failed in a way that nobody foresaw is not ready for so long."""
-
-Done = Callable[[InferReply | BaseException], None]
-"""Gets the reply to a request, or why there is none, on the thread that the model runs on. Must be quick."""
-
-
-class Waiting:
-    """A request from the moment it is queued until `done` is called, or `Batcher.withdraw` says that it will not be."""
-
-    __slots__ = ("_claim", "bytes", "done", "kind", "request", "since")
-
-    def __init__(self, request: InferRequest, done: Done, since: float) -> None:
-        self.request = request
-        self.done = done
-        self.since = since
-        self.kind: Kind = tuple(
-            [(tensor.datatype, tensor.array.shape[1:]) for tensor in request.inputs.values()]
-        )
-        self.bytes = sum([tensor.array.nbytes for tensor in request.inputs.values()])
-        self._claim = threading.Lock()
-
-    @property
-    def turn(self) -> tuple[int, float]:
-        return self.request.priority, self.since
-
-    @property
-    def settled(self) -> bool:
-        return self._claim.locked()
-
-    def claim(self) -> bool:
-        """True for the first caller only, who says what becomes of it."""
-        return self._claim.acquire(blocking=False)
-
-    def settle(self, outcome: InferReply | BaseException) -> None:
-        if self.claim():
-            self.done(outcome)
-
-
-class _Lane(deque[Waiting]):
-    """Waiting requests of one kind, the most urgent and then the oldest first, and the sum of their rows."""
-
-    rows = 0
 
 
 class Batch:
@@ -155,8 +111,8 @@ class Batcher:
         self._observer = observer
         self._clock = clock
         self._changed = threading.Condition(threading.Lock())
-        self._lanes: dict[Kind, _Lane] = {}
-        self._waiting = self._waiting_rows = self._waiting_bytes = self._running = 0
+        self._lanes = Lanes()
+        self._running = 0
         self._row_seconds = 0.0  # a batch's time over its rows, smoothed; 0 until one has run
         self._enough = 0  # rows of one kind that wake the model's thread; 0 while it does not wait
         self._idle = True  # nothing has run yet, so that the first request waits for company too
@@ -176,16 +132,9 @@ class Batcher:
             if self._closed:
                 raise NotReadyError(f"model {self.servable.name!r} is stopping, try another server")
             self._admit(waiting)
-            lane = self._lanes.get(waiting.kind)
-            if lane is None:
-                lane = self._lanes[waiting.kind] = _Lane()
-            _queue(lane, waiting)
-            lane.rows += request.rows
-            self._waiting += 1
-            self._waiting_bytes += waiting.bytes
-            self._waiting_rows += request.rows
+            rows = self._lanes.add(waiting)
             self._report_queue()
-            if 0 < self._enough <= lane.rows:
+            if 0 < self._enough <= rows:
                 self._changed.notify()
             if not self._started:
                 self._started = True
@@ -195,14 +144,15 @@ class Batcher:
     def _admit(self, waiting: Waiting) -> None:
         """Refuse what finds no room, and what the queue before it leaves no time for."""
         name = self.servable.name
-        ahead = self._waiting_rows * self._row_seconds
-        if self._waiting >= self._max_waiting:
+        lanes = self._lanes
+        ahead = lanes.rows * self._row_seconds / self.servable.instances
+        if lanes.requests >= self._max_waiting:
             raise OverloadedError(
-                f"{self._waiting} requests wait for model {name!r}, the most allowed; try later", ahead
+                f"{lanes.requests} requests wait for model {name!r}, the most allowed; try later", ahead
             )
-        if self._waiting and self._waiting_bytes + waiting.bytes > self._max_bytes:
+        if lanes and lanes.bytes + waiting.bytes > self._max_bytes:
             raise OverloadedError(
-                f"{self._waiting_bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later",
+                f"{lanes.bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later",
                 ahead,
                 "memory",
             )
@@ -224,10 +174,7 @@ class Batcher:
         if not waiting.claim():
             return False
         with self._changed:
-            lane = self._lanes.get(waiting.kind)
-            if lane is not None and waiting in lane:
-                lane.remove(waiting)
-                self._left(lane, waiting)
+            if self._lanes.remove(waiting):
                 self._report_queue()
                 self._tell_if_drained()
         return True
@@ -310,7 +257,7 @@ class Batcher:
                         return None
                     continue
                 now = self._clock()
-                waiting, expired = self._choose(now)
+                waiting, expired = self._lanes.choose(now, self._max_rows, self._preferred)
                 self._running += 1
                 self._report_queue()
             for late in expired:
@@ -341,37 +288,8 @@ class Batcher:
     def _wait_for(self, rows: int, seconds: float | None) -> None:
         """Until so many rows of one kind wait, the batcher is closed, or the time is over."""
         self._enough = rows
-        self._changed.wait_for(
-            lambda: self._closed or any(lane.rows >= rows for lane in self._lanes.values()), seconds
-        )
+        self._changed.wait_for(lambda: self._closed or self._lanes.fullest() >= rows, seconds)
         self._enough = 0
-
-    def _choose(self, now: float) -> tuple[list[Waiting], list[Waiting]]:
-        """The next batch, from the lane whose head comes first as many as fit, and those found to have expired."""
-        lane = min(self._lanes.values(), key=lambda lane: lane[0].turn)
-        batch: list[Waiting] = []
-        expired: list[Waiting] = []
-        room = max((rows for rows in self._preferred if rows <= lane.rows), default=self._max_rows)
-        while lane and (lane[0].request.rows <= room or not batch):
-            waiting = lane.popleft()
-            self._left(lane, waiting)
-            if waiting.settled:
-                continue
-            deadline = waiting.request.deadline
-            if deadline is not None and deadline <= now:
-                expired.append(waiting)
-                continue
-            batch.append(waiting)
-            room -= waiting.request.rows
-        return batch, expired
-
-    def _left(self, lane: _Lane, waiting: Waiting) -> None:
-        lane.rows -= waiting.request.rows
-        self._waiting -= 1
-        self._waiting_bytes -= waiting.bytes
-        self._waiting_rows -= waiting.request.rows
-        if not lane:
-            del self._lanes[waiting.kind]
 
     def _tell_if_drained(self) -> None:
         if self._closed and not self._lanes and not self._running:
@@ -379,17 +297,7 @@ class Batcher:
                 self._drained.pop()()
 
     def _report_queue(self) -> None:
-        self._observer.queue_length(self.servable.name, self.servable.version, self._waiting)
-
-
-def _queue(lane: _Lane, waiting: Waiting) -> None:
-    place = len(lane)
-    while place and lane[place - 1].request.priority > waiting.request.priority:
-        place -= 1
-    if place == len(lane):
-        lane.append(waiting)
-    else:
-        lane.insert(place, waiting)
+        self._observer.queue_length(self.servable.name, self.servable.version, self._lanes.requests)
 
 
 def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:

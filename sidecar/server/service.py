@@ -15,7 +15,7 @@ import grpc
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import ExpiredError, NotReadyError
-from sidecar.server import codec, nonfinite, parameters
+from sidecar.server import codec, nonfinite, parameters, ragged
 from sidecar.server.batching import Batcher
 from sidecar.server.direct import Call, Inferences
 from sidecar.server.memory import Regions, deliver
@@ -112,6 +112,8 @@ class InferenceService:
             deadline=None if remaining is None else started + remaining,
         )
         nonfinite.examine(request, batcher.servable, self._observer)
+        if batcher.servable.ragged is not None:
+            ragged.measure(request, batcher.servable.ragged)
         if request.parameters or batcher.priority_levels:
             parameters.apply(request, started, batcher.priority_levels)
         return request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -82,3 +83,48 @@ class Identity(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x)
+
+
+TOKENS = 100
+
+
+class Tagger(nn.Module):
+    """Token t -> tags t, t, t, t, through an activation [rows, positions, 4] of the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+        self.layer = nn.Identity()
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.layer(tokens[..., None].float() * self.weight)
+
+    @staticmethod
+    def tags(tokens: np.ndarray) -> np.ndarray:
+        return np.repeat(tokens[..., None], 4, -1).astype(np.float32)
+
+
+class Flattened(Tagger):
+    """Its activation has the positions of all rows in dimension 0."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        embedded = tokens[..., None].float() * self.weight
+        return self.layer(embedded.flatten(0, 1)).view(embedded.shape)
+
+
+class Crossed(Tagger):
+    """Its activation has the positions twice, as attention weights do."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        pairs = tokens[:, :, None].float() @ tokens[:, None, :].float()
+        return self.layer(pairs[..., None].expand(-1, -1, -1, 4))[:, :, 0] + self.weight
+
+
+class Shortened(Tagger):
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens)[:, :3]
+
+
+class Two(Tagger):
+    def forward(self, tokens: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens + more)

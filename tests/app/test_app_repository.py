@@ -226,7 +226,10 @@ async def test_taps_without_memory_leave_the_model_served_plain(serve, configure
     monkeypatch.setattr("sidecar.runtime.torch.TorchRuntime.instrument", instrument)
     async with serve(configure()) as client:
         await client.infer(PIXELS)
-        assert client.model.detail == "no room for a second graph"
+        assert (
+            client.model.detail
+            == "the telemetry of digits does not fit into memory: no room for a second graph"
+        )
 
 
 def digits_twice(configure, **changes):

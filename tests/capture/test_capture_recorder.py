@@ -53,7 +53,7 @@ def test_full_slots_drop_and_count_and_a_drain_makes_room(make_recorder, make_re
         observe_batch(recorder, run_batch, [make_request(8 * number + i) for i in range(5)])
     last = [make_request(100 + i) for i in range(5)]
     observe_batch(recorder, run_batch, last)
-    assert recorder.dropped == {"slots": 4, "stuck": 0, "busy": 0}
+    assert recorder.dropped == {"slots": 4, "stuck": 0, "busy": 0, "padded": 0}
     assert not recorder.open(last)
     assert recorder.dropped["slots"] == 9
     assert recorder.drain(0.0).requests == 16
@@ -67,7 +67,7 @@ def test_while_an_observed_batch_is_stuck_others_are_dropped_and_counted(
     stuck = [make_request(1)]
     assert recorder.open(stuck)
     assert not recorder.open([make_request(2), make_request(3, sidecar_sample=False)])
-    assert recorder.dropped == {"slots": 0, "stuck": 1, "busy": 0}
+    assert recorder.dropped == {"slots": 0, "stuck": 1, "busy": 0, "padded": 0}
     run_batch(recorder, stuck)
     recorder.close()
     observe_batch(recorder, run_batch, [make_request(4)])

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.errors import InferenceError, OutOfMemoryError
+from sidecar.runtime import new
 from sidecar.runtime.executor import Executor
+from sidecar.runtime.staging import Staging
 from sidecar.types import InferRequest, Tensor
 
 PATIENCE = 0.1
@@ -34,6 +36,7 @@ class FakeRuntime:
         self.entered = threading.Event()
         self.failure = self.plain_failure = None
         self.answer = lambda x: 2 * x
+        self.empty = new
 
     def prepare_thread(self):
         self.prepared.append(threading.get_ident())
@@ -166,6 +169,39 @@ async def test_the_model_runs_on_one_prepared_thread_that_is_not_the_event_loops
     assert threading.get_ident() not in runtime.prepared
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_what_an_identity_model_answered_is_not_touched_by_later_batches(recorded):
+    runtime = FakeRuntime()
+    runtime.answer = lambda x: x
+    executor = Started(
+        Executor(runtime, FakeRecorder() if recorded else None, PATIENCE, batched=True, usual=0.0)
+    )
+    first = await executor.execute([request(1), request(2)])
+    await executor.execute([request(3), request(4)])
+    assert numbers(first) == [[1], [2]]
+    executor.close()
+
+
+async def test_batches_are_put_together_in_the_memory_that_the_runtime_names():
+    runtime = FakeRuntime()
+    allocated = []
+
+    def allocate(size):
+        allocated.append(torch.zeros(size, dtype=torch.uint8))
+        return allocated[-1]
+
+    runtime.empty = Staging(allocate).empty
+    executor = Started(Executor(runtime, None, PATIENCE, batched=True, usual=0.0))
+    for number in (3, 1, 2):
+        requests = [request(number + each) for each in range(number)]
+        expected = [[2 * (number + each)] for each in range(number)]
+        assert numbers(await executor.execute(requests)) == expected
+    assert len(allocated) == 1
+    assert numbers(await executor.execute([request(1)] * 5)) == [[2]] * 5
+    assert [len(each) for each in allocated] == [3 * 16, 5 * 16]
+    executor.close()
+
+
 async def test_without_a_recorder_the_plain_variant_runs():
     runtime = FakeRuntime()
     executor = Started(Executor(runtime, None, PATIENCE, batched=True, usual=0.0))
@@ -218,7 +254,15 @@ async def test_a_plain_run_that_raises_is_not_repeated(parts):
     assert len(runtime.plain_threads) == 1
 
 
-@pytest.mark.parametrize("failure", [MemoryError(), torch.OutOfMemoryError("no more")])
+NO_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("no more"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    RuntimeError("Failed to allocate memory for requested buffer of size 8"),
+]
+
+
+@pytest.mark.parametrize("failure", NO_MEMORY)
 async def test_without_memory_telemetry_is_shed_first_and_then_each_request_runs_alone(parts, failure):
     runtime, recorder, executor = parts
 

@@ -284,6 +284,27 @@ async def test_a_request_that_what_waits_leaves_no_time_for_is_refused_with_advi
     assert ids(model) == [["0"], ["1"], ["2", "4"]]
 
 
+async def test_what_waits_is_ahead_for_a_share_of_the_time_where_several_instances_run_it(
+    make_batcher, make_request, model
+):
+    now = [100.0]
+    batcher = make_batcher(clock=lambda: now[0])
+    batcher.servable.instances = 2
+    first = await occupy(batcher, model, make_request(0))
+    now[0] = 104.0
+    model.gate.set()
+    await first
+    running = await occupy(batcher, model, make_request(1))
+    waiting = await queue_up(batcher, make_request(2, rows=2))
+    with pytest.raises(OverloadedError) as refused:
+        await batcher.submit(make_request(3, deadline=107.0))
+    assert refused.value.retry_after == 4.0
+    waiting += await queue_up(batcher, make_request(4, deadline=109.0))
+    model.gate.set()
+    await asyncio.gather(running, *waiting)
+    assert ids(model) == [["0"], ["1"], ["2", "4"]]
+
+
 async def test_a_batch_is_cut_to_the_largest_preferred_size_that_is_full(make_batcher, make_request, model):
     batcher = make_batcher(max_rows=8, preferred_rows=(2, 4))
     first = await occupy(batcher, model, make_request(0))
@@ -291,6 +312,18 @@ async def test_a_batch_is_cut_to_the_largest_preferred_size_that_is_full(make_ba
     model.gate.set()
     await asyncio.gather(first, *others)
     assert ids(model) == [["0"], ["1", "2", "3", "4"], ["5", "6"], ["7"]]
+
+
+async def test_requests_of_one_bucket_share_a_batch_whatever_their_shapes(make_batcher, make_request, model):
+    batcher = make_batcher(max_rows=8)
+    first = await occupy(batcher, model, make_request(0))
+    requests = [make_request(number, width=number) for number in range(1, 5)]
+    for one in requests:
+        one.length, one.bucket = one.inputs["x"].array.shape[1], 4 if one.id == "4" else 3
+    others = await queue_up(batcher, *requests)
+    model.gate.set()
+    await asyncio.gather(first, *others)
+    assert ids(model) == [["0"], ["1", "2", "3"], ["4"]]
 
 
 async def test_the_wait_for_company_ends_at_the_smallest_preferred_size(make_batcher, make_request, model):

@@ -1,0 +1,38 @@
+"""Energy, margin and projected logits of a classifier's output, added up by request, compiled by numba."""
+
+# mypy: ignore-errors
+# numba compiles a language that only looks like typed Python.
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from sidecar.capture.layout import ENERGY, LOGIT_SUMS, MARGIN, OUTPUT_ROWS
+
+Array = npt.NDArray[Any]
+
+
+@njit(cache=True, nogil=True)
+def add(logits: Array, row_slot: Array, bucket: Array, sign: Array, slots: Array) -> None:
+    """logits [rows, classes]; row r is added to slots[row_slot[r]]: energy, margin, 1, then its projections."""
+    for row in range(len(logits)):
+        slot = row_slot[row]
+        if slot < 0:
+            continue
+        first, second = -np.inf, -np.inf
+        for value in logits[row]:
+            if value > first:
+                first, second = value, first
+            elif value > second:
+                second = value
+        total = 0.0
+        for value in logits[row]:
+            total += np.exp(value - first)
+        slots[slot, ENERGY] += first + np.log(total)
+        slots[slot, MARGIN] += first - second
+        slots[slot, OUTPUT_ROWS] += 1.0
+        for index in range(logits.shape[1]):
+            slots[slot, LOGIT_SUMS + bucket[index]] += sign[index] * logits[row, index]
