@@ -224,7 +224,19 @@ def _add_tile(
     if whole:
         step = position_step * size
         _add_columns(
-            address, kind, step, positions, tile, np.int64(0), read, limits, held, bank, counts, moments, projection
+            address,
+            kind,
+            step,
+            positions,
+            tile,
+            np.int64(0),
+            read,
+            limits,
+            held,
+            bank,
+            counts,
+            moments,
+            projection,
         )
     if read < n:
         copy_columns(address + read * size, kind, position_step, channel_step, positions, n - read, held.copy)

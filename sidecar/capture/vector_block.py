@@ -268,7 +268,9 @@ def _sum_columns(b: ir.IRBuilder, kind: int, args: list[ir.Value]) -> ir.Value:
         own = b.icmp_signed("<", ir.Constant(_INTS, list(range(LANES))), left)
         for name, kept in slot.items():
             b.store(v.join(name, b.select(own, result[name], _EMPTY[name]), b.load(kept)), kept)
-        signed = _with_signs(v, b.select(own, result["sum"], _ZERO), b.add(first_column, b.trunc(outer.index, _INT32)))
+        signed = _with_signs(
+            v, b.select(own, result["sum"], _ZERO), b.add(first_column, b.trunc(outer.index, _INT32))
+        )
         # Buckets take turns, so each moves up a place instead of being found by its number.
         turned = [b.load(kept) for kept in buckets]
         turned.append(b.fadd(turned.pop(0), signed))
@@ -309,7 +311,9 @@ def _accumulate_of(kind: int) -> Any:
         sums are added as in `sketch.project`; the first channel is `first_channel`. All are addresses.
         """
         wide, single, bits = types.int64, types.float32, types.uint32
-        signature = types.int64(wide, wide, wide, wide, single, single, bits, bits, wide, wide, wide, wide, wide)
+        signature = types.int64(
+            wide, wide, wide, wide, single, single, bits, bits, wide, wide, wide, wide, wide
+        )
         return signature, lambda context, builder, signature, args: _sum_columns(builder, kind, args)
 
     return accumulate

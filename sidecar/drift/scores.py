@@ -91,7 +91,9 @@ class Scorer:
         everything = scores.copy()
         scores[:, part, 0] = np.nan
         scores[:, part, _MEANS:] = np.nan
-        kinds = [len(SCORES) - missing for missing in alone.astype(int).tolist()] + [len(OUTPUT_SCORES)] * (outputs is not None)
+        kinds = [len(SCORES) - missing for missing in alone.astype(int).tolist()] + [len(OUTPUT_SCORES)] * (
+            outputs is not None
+        )
         self.kinds: tuple[int, ...] = tuple(kinds)
         self.ranks = Ranks([list(layer.T) for layer in scores], strata, number)
         z = flat(self.ranks.normal_scores(everything, strata, np.random.default_rng(0)))

@@ -5,7 +5,7 @@ import pytest
 from sklearn import covariance
 
 from sidecar.drift.scores import SCORES as ALL_SCORES
-from sidecar.drift.scores import Scorer, stack_projections, stack_rows
+from sidecar.drift.scores import Scorer, stack_rows
 from sidecar.drift.whitening import ledoit_wolf
 from sidecar.sketch import OutputRows, RequestRows
 
