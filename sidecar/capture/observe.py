@@ -22,7 +22,8 @@ KERNELS = {"cpu": "sidecar.capture.launch_cpu", "cuda": "sidecar.capture.cuda.la
 _LIBRARY: Any = Library("sidecar", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "observe(Tensor x, int channel_dim, Tensor row_slot, int rows_per_slot, Tensor bank, "
-    "Tensor(a!) histogram, Tensor(b!) integers, Tensor(c!) floats, Tensor(d!) projections, int slots, float near_zero) -> ()"
+    "Tensor(a!) histogram, Tensor(b!) integers, Tensor(c!) floats, Tensor(d!) projections, "
+    "int slots, float near_zero) -> ()"
 )
 
 

@@ -38,7 +38,7 @@ class Reference:
     weights, common: float64 and bool[observed requests], as in `RequestRows`. Requests are ranked among the common
     ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
     created_at: seconds since the epoch of the last reading in it.
-    space, distances: of the channel means, made by every fourth common request, and float64[taps, observed requests] in it.
+    space, distances: of the channel means, made by every fourth common request; float64[taps, observed requests] in it.
     outputs: what a classifier answered to each of these requests. stratified_by, labels: what their strata are told
     by, and str[observed requests], its value. routes: str[observed requests], as `groups.frequent` leaves them.
     """

@@ -54,7 +54,8 @@ class Scorer:
 
     A layer for each tap, and one more for the output where the reference has what a classifier answered.
     `distance` is a Mahalanobis distance, strange when large, of the five features at a tap and of the logits at
-    the output; `channel_means` one of what `MeanSpace` has of a tap, worked out there. The other scores are strange in either direction: at a tap the features themselves, at the
+    the output; `channel_means` is one too, in the tap's `MeanSpace`.
+    The other scores are strange in either direction: at a tap the features themselves, at the
     output energy and margin. Centre and covariance of the distance come from every fourth reference request and its
     ranks from the others: a request that took part in the fit lies nearer to it than a new one, which would
     make new requests look strange without any drift.

@@ -67,9 +67,9 @@ class MeanSpace:
         return cls.fit(np.empty((taps, 0, 0), np.float32))
 
     def distances(self, projections: npt.NDArray[Any]) -> Array:
-        """Mahalanobis distances, float64[taps, n] of float32[taps, n, p]; NaN where there is no projection or no centre.
+        """Mahalanobis distances, float64[taps, n] of float32[taps, n, p].
 
-        Infinite where a projection is.
+        NaN where there is no projection or no centre, infinite where a projection is.
         """
         found = np.full(projections.shape[:2], np.nan)
         if projections.shape[2] == self.centres.shape[1] > 0:
