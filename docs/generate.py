@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.export import triton
-from sidecar.export.catalogue import CATALOGUE, MODEL, TAP, Metric
+from sidecar.export.catalogue import CATALOGUE, MODEL, OF_FURTHER_VERSIONS, TAP, Metric
+from sidecar.export.detail import ESSENTIAL, STEPS, most_taps
 from sidecar.settings import (
     BatchingSettings,
     CaptureSettings,
@@ -24,6 +25,7 @@ from sidecar.settings import (
     ExportSettings,
     LogSettings,
     ModelSettings,
+    OtelSettings,
     RepositorySettings,
     Section,
     ServerSettings,
@@ -40,7 +42,7 @@ METRICS = """\
 
 Written by `docs/generate.py` from `sidecar/export/catalogue.py`; change it there.
 
-`/metrics` on the HTTP port (8002) has all of them, in Prometheus' text format or OpenMetrics. Counters
+`/metrics` on the HTTP port (8002) has all of them, in [the format that is asked for](exposition.md). Counters
 start at 0 with every label set that is known in advance, so that the first event is already an increase.
 A gauge that cannot be known yet, such as a distance before the reference is ready, is NaN.
 
@@ -53,6 +55,7 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
 | `kind` | `nan`, `+inf` or `-inf`; of a cause `numeric`, `mix` or `covariate` |
 | `format` | a number format: `float16`, `bfloat16`, `e4m3` or `e5m2` |
+| `result` | `sent`, `failed` or `dropped` |
 | `setting` | settings of `[server]` that name the files |
 | `rank` | 1 for the channel that moved most |
 | `reason`, `part` | see the metric |
@@ -65,7 +68,7 @@ METRICS_HEAD = "| name | kind | unit | labels | meaning |\n|---|---|---|---|---|
 
 def metric_rows(metrics: Sequence[Metric]) -> str:
     return "".join(
-        f"| `{metric.name}` | {metric.kind} | {metric.unit} | "
+        f"| `{metric.name}` | {metric.kind}{', native' if metric.native else ''} | {metric.unit} | "
         f"{', '.join(f'`{label}`' for label in metric.labels)} | {metric.help.replace('|', chr(92) + '|')} |\n"
         for metric in metrics
     )
@@ -78,7 +81,30 @@ def metrics_page(catalogue: Sequence[Metric]) -> str:
     others = [metric for metric in catalogue if metric not in taps and metric not in models]
     sections = (("Of each model", models), ("Of each tap", taps), ("Of the process", others))
     tables = [f"\n## {title}\n\n{METRICS_HEAD}{metric_rows(found)}" for title, found in sections]
-    return METRICS + "".join(tables) + triton_section()
+    return METRICS + "".join(tables) + detail_section() + triton_section()
+
+
+DETAIL = """
+## What leaves when there are many taps
+
+All taps together make at most `export.max_series` series. Where everything would be more, what stands last here leaves
+first, for all taps alike; the JSON API keeps it. The first {essential}, of which alerts are made, never leave: taps
+beyond their room are left out whole, and everything left out is counted in `sidecar_series_dropped`. "Taps" is how
+many there may be, at the default of {cap:,} series.
+
+| name | series of a tap | taps |
+|---|---|---|
+"""
+
+
+def detail_section() -> str:
+    cap = ExportSettings().max_series
+    rows = ""
+    for place, step in enumerate(STEPS):
+        if step.metric not in OF_FURTHER_VERSIONS:
+            what = f", {len(step.buckets)} buckets" if step.buckets else ""
+            rows += f"| `{step.metric.name}`{what} | {step.series} | {most_taps(place, cap)} |\n"
+    return DETAIL.format(essential=len(ESSENTIAL), cap=cap) + rows
 
 
 def triton_section() -> str:
@@ -131,6 +157,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("[store]", StoreSettings),
     ("[drift]", DriftSettings),
     ("[export]", ExportSettings),
+    ("[otel]", OtelSettings),
     ("[console]", ConsoleSettings),
     ("[log]", LogSettings),
 )

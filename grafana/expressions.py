@@ -13,6 +13,11 @@ def expand(expr: str) -> str:
     return _VARIABLE.sub(lambda found: "1m" if found[1] == "__rate_interval" else ".+", expr)
 
 
+def annotation_expressions(dashboard: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, expanded expression) for each kind of mark on the dashboard's charts."""
+    return [(one["name"], expand(one["expr"])) for one in dashboard["annotations"]["list"]]
+
+
 def panel_expressions(dashboard: dict[str, Any]) -> list[tuple[str, str]]:
     """(panel title, expanded expression) for each query of the dashboard, rows' own entries left out."""
     return [

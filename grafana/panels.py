@@ -13,11 +13,12 @@ from string import ascii_uppercase
 from typing import Any, Literal
 
 Json = dict[str, Any]
-Kind = Literal["timeseries", "stat", "heatmap"]
+Kind = Literal["timeseries", "stat", "heatmap", "buckets", "table"]
 
 SCHEMA_VERSION = 39
 COLUMNS = 24
-HEIGHTS: dict[Kind, int] = {"timeseries": 8, "stat": 4, "heatmap": 9}
+HEIGHTS: dict[Kind, int] = {"timeseries": 8, "stat": 4, "heatmap": 9, "buckets": 9, "table": 9}
+TAG = "activation-sidecar"
 SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -30,9 +31,19 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """Where a click on a value leads; `url` may hold Grafana's variables for the value and its labels."""
+
+    title: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """One chart. unit: a Grafana unit id. width: columns of 24.
 
+    kind: `heatmap` has one row of cells for each series, `buckets` one for each bucket of a histogram, `table`
+        one row for each set of labels and a column for each query, named by its legend.
     base: colour of the lowest values; steps: (from value, colour) above it.
     words: texts to show instead of the values 0 and 1.
     low, high: fixed ends of the axis or of the colour scale; scheme: the scale's colours (heatmaps).
@@ -50,6 +61,7 @@ class Panel:
     low: float | None = None
     high: float | None = None
     scheme: str = "YlOrRd"
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +78,40 @@ class Variable:
     metric: str
 
 
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """A mark on all charts while `expr` has a series."""
+
+    name: str
+    colour: str
+    expr: str
+    title: str
+    text: str
+
+
 def dashboard(
-    uid: str, title: str, description: str, variables: Sequence[Variable], rows: Sequence[Row]
+    uid: str,
+    title: str,
+    description: str,
+    variables: Sequence[Variable],
+    annotations: Sequence[Annotation],
+    rows: Sequence[Row],
 ) -> Json:
     """The dashboard as Grafana stores it; panels fill each row from the left and break at 24 columns."""
     return {
         "uid": uid,
         "title": title,
         "description": description,
-        "tags": ["activation-sidecar"],
+        "tags": [TAG],
         "schemaVersion": SCHEMA_VERSION,
         "editable": False,
         "graphTooltip": 1,
         "refresh": "10s",
         "time": {"from": "now-30m", "to": "now"},
         "timezone": "browser",
-        "templating": {"list": [_datasource(), *(_variable(variable) for variable in variables)]},
-        "annotations": {"list": []},
-        "links": [],
+        "templating": {"list": [_datasource(), *map(_variable, variables), _page()]},
+        "annotations": {"list": [_annotation(one) for one in annotations]},
+        "links": [_to_the_others()],
         "panels": _placed(rows),
     }
 
@@ -110,19 +138,21 @@ def _placed(rows: Sequence[Row]) -> list[Json]:
 
 def _panel(panel: Panel) -> Json:
     return {
-        "type": panel.kind,
+        "type": "heatmap" if panel.kind == "buckets" else panel.kind,
         "title": panel.title,
         "description": panel.description,
         "datasource": SOURCE,
         "targets": [
             {
                 "refId": ref, "datasource": SOURCE, "expr": query.expr, "legendFormat": query.legend,
-                "format": "time_series", "range": panel.kind != "stat", "instant": panel.kind == "stat",
+                "format": _FORMATS.get(panel.kind, "time_series"),
+                "range": panel.kind not in _OF_NOW, "instant": panel.kind in _OF_NOW,
             }
             for ref, query in zip(ascii_uppercase, panel.queries, strict=False)
         ],
         "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
         "options": _OPTIONS[panel.kind](panel),
+        "transformations": _columns(panel) if panel.kind == "table" else [],
     }  # fmt: skip
 
 
@@ -137,6 +167,10 @@ def _defaults(panel: Panel) -> Json:
     if panel.words is not None:
         texts = {str(value): {"index": value, "text": word} for value, word in enumerate(panel.words)}
         defaults["mappings"] = [{"type": "value", "options": texts}]
+    if panel.links:
+        defaults["links"] = [
+            {"title": link.title, "url": link.url, "targetBlank": False} for link in panel.links
+        ]
     if panel.kind == "timeseries":
         defaults["color"] = {"mode": "palette-classic"}
         defaults["custom"] = {
@@ -161,6 +195,22 @@ def _stat(panel: Panel) -> Json:
     }  # fmt: skip
 
 
+def _table(panel: Panel) -> Json:
+    return {"showHeader": True, "cellHeight": "sm", "footer": {"show": False}}
+
+
+def _columns(panel: Panel) -> list[Json]:
+    """One table of all queries, joined where their labels are equal; a query's column bears its legend."""
+    values = {
+        f"Value #{ref}": query.legend for ref, query in zip(ascii_uppercase, panel.queries, strict=False)
+    }
+    renamed = values if len(values) > 1 else {"Value": panel.queries[0].legend}
+    return [
+        {"id": "merge", "options": {}},
+        {"id": "organize", "options": {"excludeByName": {"Time": True}, "renameByName": renamed}},
+    ]
+
+
 def _heatmap(panel: Panel) -> Json:
     """One row of cells for each series, in the order of their numeric names: `calculate` must be off."""
     scale = {"min": panel.low, "max": panel.high}
@@ -178,11 +228,47 @@ def _heatmap(panel: Panel) -> Json:
         "rowsFrame": {"layout": "auto"},
         "showValue": "never",
         "tooltip": {"mode": "single", "yHistogram": False},
-        "yAxis": {"axisLabel": "layer", "axisPlacement": "left", "reverse": False},
+        "yAxis": {
+            "axisLabel": "layer" if panel.kind == "heatmap" else "value", "axisPlacement": "left", "reverse": False,
+        },
     }  # fmt: skip
 
 
-_OPTIONS = {"timeseries": _timeseries, "stat": _stat, "heatmap": _heatmap}
+_OPTIONS = {
+    "timeseries": _timeseries,
+    "stat": _stat,
+    "heatmap": _heatmap,
+    "buckets": _heatmap,
+    "table": _table,
+}
+_FORMATS: dict[Kind, str] = {"buckets": "heatmap", "table": "table"}
+_OF_NOW: tuple[Kind, ...] = ("stat", "table")
+
+
+def _annotation(annotation: Annotation) -> Json:
+    return {
+        "name": annotation.name, "enable": True, "hide": False, "iconColor": annotation.colour,
+        "datasource": SOURCE, "expr": annotation.expr, "step": "15s",
+        "titleFormat": annotation.title, "textFormat": annotation.text,
+    }  # fmt: skip
+
+
+def _to_the_others() -> Json:
+    """A list of all dashboards of the sidecar, which open at the same time and with the same choices."""
+    return {
+        "type": "dashboards", "tags": [TAG], "title": "Activation sidecar", "asDropdown": False,
+        "icon": "external link", "includeVars": True, "keepTime": True, "targetBlank": False, "tooltip": "", "url": "",
+    }  # fmt: skip
+
+
+def _page() -> Json:
+    """Where the sidecar's own page is, for the links: Prometheus may know it by another name than a browser."""
+    address = "http://127.0.0.1:8002"
+    return {
+        "name": "page", "label": "Sidecar's page", "type": "textbox", "query": address, "hide": 0,
+        "current": {"selected": False, "text": address, "value": address},
+        "options": [{"selected": True, "text": address, "value": address}],
+    }  # fmt: skip
 
 
 def _datasource() -> Json:
@@ -194,7 +280,7 @@ def _datasource() -> Json:
 
 
 def _variable(variable: Variable) -> Json:
-    within = "" if variable.label == "job" else '{job=~"$job"}'
+    within = {"job": "", "layer": '{job=~"$job", model=~"$model"}'}.get(variable.label, '{job=~"$job"}')
     return {
         "name": variable.label, "label": variable.label.capitalize(), "type": "query", "datasource": SOURCE,
         "query": f"label_values({variable.metric}{within}, {variable.label})",

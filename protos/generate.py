@@ -37,7 +37,9 @@ def generate() -> dict[str, str]:
     modules = {"__init__.py": '"""Generated from protos/ by protos/generate.py. Do not edit."""\n'}
     with tempfile.TemporaryDirectory() as folder:
         for proto in sorted(PROTOS.glob("*.proto")):
-            outputs = [f"--python_out={folder}", f"--grpc_python_out={folder}"]
+            outputs = [f"--python_out={folder}"]
+            if re.search(r"^service ", proto.read_text(encoding="utf-8"), re.MULTILINE):
+                outputs.append(f"--grpc_python_out={folder}")
             if protoc.main(["protoc", f"-I{PROTOS}", *outputs, proto.name]):
                 raise RuntimeError(f"protoc refused {proto.name}")
         for path in sorted(Path(folder).iterdir()):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
+from sidecar import otel
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
+from sidecar.export.exposition import Exposition
 from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.triton import TritonNames
@@ -18,7 +20,7 @@ from sidecar.recall import Memory
 from sidecar.server.security import Role
 from sidecar.server.server import Server
 from sidecar.settings import Settings
-from sidecar.types import Clock
+from sidecar.types import Clock, Trace, Traced
 from sidecar.versions import Versions
 
 
@@ -32,15 +34,19 @@ class Sidecar:
         self.settings = settings
         self._versions = Versions(settings, clock)
         registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         watched = self._versions.watched
         self._memory = Memory(settings, watched, clock)
         self._memory.register(registry)
         self._versions.remember(self._memory.remember)
-        window = settings.drift.window_seconds
-        registry.register(ActivationCollector(watched, window, settings.export.max_series))
-        serving = ServingMetrics(self._versions.known, registry)
+        window, exemplars = settings.drift.window_seconds, settings.export.exemplars
+        registry.register(
+            ActivationCollector(watched, window, settings.export.max_series, exemplars=exemplars)
+        )
+        serving = ServingMetrics(self._versions.known, registry, clock)
         if settings.export.triton_names:
             registry.register(TritonNames(serving))
+        self._push = otel.create(settings.otel, registry)
         self._grpc = Server(
             settings.server,
             [model.servable for model in self.models],
@@ -49,11 +55,12 @@ class Sidecar:
             self._versions,
             clock,
             self._memory.ask,
+            self._traced(serving),
         )
         tokens, certificates = self._grpc.tokens, self._grpc.certificates
         registry.register(StaleFiles(self._stale))
         console = application(
-            registry,
+            Exposition(registry, settings.capture.drain_seconds),
             watched,
             window,
             lambda authorization: tokens.role(authorization) is not Role.NOBODY,
@@ -65,6 +72,20 @@ class Sidecar:
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False
         self.grpc_port = self.http_port = 0
+
+    def _traced(self, serving: ServingMetrics) -> Traced | None:
+        """Whoever wants to know of requests with a trace."""
+        wanted: list[Traced] = [serving.traced] if self.settings.export.exemplars else []
+        if self._push and self.settings.otel.traces:
+            wanted.append(self._push.spans.traced)
+        if len(wanted) < 2:
+            return wanted[0] if wanted else None
+
+        def traced(model: str, version: str, code: str, seconds: float, trace: Trace) -> None:
+            for one in wanted:
+                one(model, version, code, seconds, trace)
+
+        return traced
 
     def _stale(self) -> dict[str, bool]:
         """Settings that name files -> whether these have changed and cannot be used."""
@@ -84,6 +105,8 @@ class Sidecar:
             await self._grpc.stop()
             raise
         self._memory.start()
+        if self._push:
+            self._push.start()
         for model in self.models:
             model.start()
         await self._grpc.refresh_health()
@@ -99,5 +122,7 @@ class Sidecar:
         await self._grpc.stop()
         for model in self.models:
             await model.stop()
+        if self._push:
+            await asyncio.to_thread(self._push.stop, STOP_SECONDS)
         await asyncio.to_thread(self._http.stop, STOP_SECONDS)
         await asyncio.to_thread(self._memory.stop, STOP_SECONDS)

@@ -16,6 +16,7 @@ from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError, ModelError
 from sidecar.export.activations import ActivationCollector
+from sidecar.export.exposition import Exposition
 from sidecar.model import STOP_SECONDS, Model
 from sidecar.runtime.attached import AttachedRuntime
 from sidecar.runtime.modules import first_tensor
@@ -51,7 +52,7 @@ class Attached:
             registry.register(ActivationCollector(watched, window, settings.export.max_series))
             tokens, certificates = Tokens(settings.server), tls.certificates(settings.server)
             console = application(
-                registry,
+                Exposition(registry, settings.capture.drain_seconds),
                 watched,
                 window,
                 lambda authorization: tokens.role(authorization) is not Role.NOBODY,

@@ -27,7 +27,7 @@ class Model:
     """Loaded, warmed up and checked when it is made.
 
     loaded: what runs it, where it is there already.
-    detail: why it is not observed, "" if it is. load_seconds: what making it took.
+    detail: why it is not observed, "" if it is. wanted: whether it was to be. load_seconds: what making it took.
     Raises ConfigError, ModelError or BaselineError.
     """
 
@@ -43,7 +43,8 @@ class Model:
         with must_fit(f"model {settings.name}"):
             self.runtime = loaded or runtime.load(settings)
             usual = warm_up(self.runtime, settings)
-        if everything.capture.enabled:
+        self.wanted = everything.capture.enabled
+        if self.wanted:
             self._observe(everything, clock)
         self.executor = Executor(
             self.runtime,
@@ -85,7 +86,9 @@ class Model:
 
     def status(self) -> TelemetryStatus:
         if self.observation is None:
-            return TelemetryStatus(False, self.detail, inference_seconds=self.executor.seconds)
+            return TelemetryStatus(
+                False, self.detail, inference_seconds=self.executor.seconds, wanted=self.wanted
+            )
         recorder, silent = self.observation.recorder, self.observation.silent
         spending = self._spending()
         # A tap reports before the run around it does, and a counter must not fall.
@@ -140,4 +143,5 @@ class Model:
             self.runtime.weight_bytes,
             observation.timeline if observation else None,
             observation.monitor if observation else None,
+            (lambda: observation.outliers) if observation else dict,
         )

@@ -18,8 +18,9 @@ from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes
 from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import Reading
+from sidecar.sketch.tap import OUTLIER
 from sidecar.timeline import Timeline
-from sidecar.types import Clock, InferRequest, Tap, Tensor
+from sidecar.types import Clock, InferRequest, Tap, Tensor, TracedOutlier
 
 _log = logging.getLogger("sidecar.models")
 
@@ -29,6 +30,7 @@ class Observation:
     """Everything that watches one model: present only when its self-check passed.
 
     silent: taps that saw nothing of the requests that were sampled last.
+    outliers: the last of each tap in a request with a trace.
     """
 
     taps: tuple[Tap, ...]
@@ -37,6 +39,7 @@ class Observation:
     monitor: DriftMonitor
     drainer: Drainer = field(init=False)
     silent: tuple[Tap, ...] = ()
+    outliers: dict[Tap, TracedOutlier] = field(default_factory=dict)
 
     def stop(self, timeout: float) -> None:
         """Drain once more, and keep what drift has found where the settings say so."""
@@ -104,6 +107,7 @@ def observe(
 
     def sink(reading: Reading) -> None:
         observation.silent = reading.silent
+        observation.outliers = observation.outliers | reading.traced_outliers(OUTLIER)
         timeline.add(reading)
         monitor.observe(reading)
 

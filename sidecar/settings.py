@@ -449,12 +449,31 @@ class DriftSettings(Section):
 class ExportSettings(Section):
     """What a scrape may cost.
 
-    max_series: hard cap on time series of activations; taps beyond it are left out and counted.
+    max_series: hard cap on time series of activations; with many taps less is said of each, and what is left out is
+        counted.
     triton_names: export the metrics of serving under the names of Triton Inference Server as well.
+    exemplars: latencies and counts of outliers carry the id of a trace that they were seen in, where the client sent a
+        W3C `traceparent`.
     """
 
     max_series: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
     triton_names: bool = False
+    exemplars: bool = False
+
+
+class OtelSettings(Section):
+    """Spans of requests and all metrics, pushed to an OpenTelemetry collector over OTLP; needs the extra `otel`.
+
+    endpoint: gRPC address of the collector, `http://host:4317`, or `https://` with TLS; nothing is pushed without one.
+    service_name: the resource's `service.name`.
+    interval_seconds: how often metrics are pushed. Spans go every second.
+    traces: make spans of requests whose clients record a trace and send its W3C `traceparent`.
+    """
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    service_name: Annotated[str, Field(min_length=1)] = "activation-sidecar"
+    interval_seconds: Annotated[float, Field(ge=1, le=3600)] = 15.0
+    traces: bool = True
 
 
 class ConsoleSettings(Section):
@@ -489,6 +508,7 @@ class Settings(Section):
     store: StoreSettings = StoreSettings()
     drift: DriftSettings = DriftSettings()
     export: ExportSettings = ExportSettings()
+    otel: OtelSettings = OtelSettings()
     console: ConsoleSettings = ConsoleSettings()
     log: LogSettings = LogSettings()
 

@@ -79,6 +79,38 @@ class Tensor:
 
 
 @dataclass(slots=True, eq=False)
+class Trace:
+    """The trace that a client's request belongs to, and when the request passed where.
+
+    trace_id, span_id: of the client's span, 32 and 16 hexadecimal digits. sampled: the client records it.
+    queued, began: `time.monotonic()` seconds at which the request was queued and its batch began; 0 before.
+    cost: of its batch.
+    """
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+    queued: float = 0.0
+    began: float = 0.0
+    cost: Cost | None = None
+
+
+class TracedOutlier(NamedTuple):
+    """The largest |x| of a request with a trace. at: seconds since the epoch."""
+
+    trace_id: str
+    value: float
+    at: float
+
+
+Traced = Callable[[str, str, str, float, Trace], None]
+"""Told of each request with a trace that is over: model, version, gRPC status name, seconds that it took, trace.
+
+Called on any thread; must be quick and never raise.
+"""
+
+
+@dataclass(slots=True, eq=False)
 class InferRequest:
     """One client's request, decoded and checked. Equal only to itself.
 
@@ -86,6 +118,7 @@ class InferRequest:
     rows: size of that dimension, 1 where the model does not batch.
     deadline: `time.monotonic()` seconds after which nobody waits for the reply; None without one.
     priority: 1 is the most urgent; the same for all where the model has no priorities.
+    trace: None where the client sent none, or nobody wants it.
     length, bucket: of its ragged dimensions, and to what they are padded; both 0 where the model pads nothing.
     """
 
@@ -95,18 +128,23 @@ class InferRequest:
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     deadline: float | None = None
     priority: int = 1
+    trace: Trace | None = None
     length: int = 0
     bucket: int = 0
 
 
 class Cost(NamedTuple):
-    """What a batch took: seconds to put it together, in the model, and to take it apart; bytes of its tensors."""
+    """What a batch took: seconds to put it together, in the model, and to take it apart; bytes of its tensors.
+
+    telemetry: seconds of compute that the observers reported. Those of a compiled graph report none.
+    """
 
     assembly: float = 0.0
     compute: float = 0.0
     response: float = 0.0
     input_bytes: int = 0
     output_bytes: int = 0
+    telemetry: float = 0.0
 
 
 NO_COST = Cost()
@@ -320,7 +358,12 @@ class Tap:
 
 
 class Recorder(Protocol):
-    """What capture offers the thread that runs a model. No method raises, and none waits."""
+    """What capture offers the thread that runs a model. No method raises, and none waits.
+
+    nanoseconds: that the observers reported so far.
+    """
+
+    nanoseconds: int
 
     def open(self, requests: Sequence[InferRequest]) -> bool:
         """True: run the instrumented variant for this batch, then call `close`. False: run the plain one."""
@@ -337,6 +380,7 @@ class TelemetryStatus:
     """How the observation of one model fares: what exporters and readiness show of it.
 
     instrumented: the instrumented variant passed its self-check. detail: why not, or what it misses, or "".
+    wanted: telemetry was asked for, so a model without it is a fault.
     sample_rate: share of requests that is chosen now. sampled: requests observed. refused: requests chosen
         and not observed, because the budget was spent. dropped, failures: counts by reason and by part.
     silent: taps that saw nothing of the requests that were sampled last.
@@ -355,3 +399,4 @@ class TelemetryStatus:
     telemetry_seconds: float = 0.0
     inference_seconds: float = 0.0
     last_drain: float = 0.0
+    wanted: bool = True

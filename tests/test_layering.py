@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sidecar"
 ROW = re.compile(r"^\| (\w+) \| ([\w, ]*)\|$")
-GENERATED_IMPORTED_BY = {"server", "demo"}
+GENERATED_IMPORTED_BY = {"server", "demo", "export"}
 
 
 def allowed() -> dict[str, set[str]]:

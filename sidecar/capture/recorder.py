@@ -75,6 +75,7 @@ class Recorder:
         self._batches = [0, 0]
         self._weights = np.ones((2, slots))
         self._common = np.ones((2, slots), dtype=np.bool_)
+        self._traces = [[""] * slots, [""] * slots]
         self._ids = [[""] * slots for _ in range(2)]
         self._parameters: list[list[Mapping[str, Parameter]]] = [[{}] * slots for _ in range(2)]
         self._outputs = outputs
@@ -114,6 +115,7 @@ class Recorder:
         sampled, has_padding = 0, False
         observed: list[tuple[int, int, int]] = []
         weights, common = self._weights[self._writing], self._common[self._writing]
+        traces = self._traces[self._writing]
         ids, parameters = self._ids[self._writing], self._parameters[self._writing]
         staged.fill(-1)
         for request, sample in zip(requests, chosen, strict=True):
@@ -123,6 +125,7 @@ class Recorder:
             elif sample is not None and used < self.slots:
                 staged[row : row + request.rows] = used
                 weights[used], common[used] = sample
+                traces[used] = request.trace.trace_id if request.trace is not None else ""
                 ids[used], parameters[used] = request.id, request.parameters
                 observed.append((row, row + request.rows, request.length))
                 has_padding |= padded
@@ -206,6 +209,7 @@ class Recorder:
             rows=rows,
             requests=used,
             ids=tuple(self._ids[bank][:used]),
+            traces=tuple(self._traces[bank][:used]),
             parameters=tuple(self._parameters[bank][:used]),
             outputs=self._outputs.take(bank, used) if self._outputs else None,
         )

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -21,7 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sidecar import __version__
 from sidecar.console import comparison
 from sidecar.console.comparison import plain
+from sidecar.export import negotiation
 from sidecar.export.activations import Watched
+from sidecar.export.exposition import Exposition
 from sidecar.timeline import StoreStatus
 
 OPEN_PATHS = ("/livez", "/readyz")
@@ -35,7 +35,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>activation
 
 
 def application(
-    registry: CollectorRegistry,
+    exposition: Exposition,
     watched: Sequence[Watched],
     window_seconds: float,
     admits: Callable[[bytes | None], bool],
@@ -51,9 +51,13 @@ def application(
     store: how the panes on disk fare; None where none are kept. more: paths of the API.
     """
 
-    def metrics(request: Request) -> Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=content_type)
+    async def metrics(request: Request) -> Response:
+        format = negotiation.chosen(request.headers.get("accept", ""))
+        page = await exposition.page(format)
+        headers = {"content-type": negotiation.CONTENT_TYPES[format], "vary": "accept, accept-encoding"}
+        if negotiation.gzipped(request.headers.get("accept-encoding", "")):
+            return Response(page.compressed, headers={**headers, "content-encoding": "gzip"})
+        return Response(page.plain, headers=headers)
 
     def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -177,6 +181,9 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "silent": layer.tap in telemetry.silent,
                 "requests": total.requests,
                 "nonfinite": total.nan + total.pos_inf + total.neg_inf,
+                "subnormals": total.subnormals,
+                "mean": _number(window.moments.mean if window.moments.n else math.nan),
+                "stddev": _number(window.moments.stddev if window.moments.n else math.nan),
                 "zero_share": _number(window.zero_share),
                 "near_zero_share": _number(window.near_zero_share),
                 "outlier_share": _number(window.outlier_share),

@@ -82,6 +82,7 @@ class DriftState:
     model_evidence, alarm_level and layer_alarm_level in nats. layers: in the order of the taps.
     cause: None while no drift is active.
     reference_small: the reference has fewer than 5,000 requests, so small drift takes longer to find.
+    reference_created: seconds since the epoch, NaN while there is none.
     reference_widening: what a bet on a shift of one sigma is divided by for the sampling error of the reference.
     strata: the kinds of requests that are judged among themselves. output: None of what is no classifier.
     direction_evidence: of all layers together, in nats; the model alarms where it is ln 2 above `alarm_level`.
@@ -90,6 +91,7 @@ class DriftState:
     reference_requests: int
     reference_ready: bool
     reference_small: bool
+    reference_created: float
     reference_widening: float
     judged_requests: int
     model_evidence: float
@@ -271,6 +273,7 @@ class DriftMonitor:
             reference_requests=reference.requests if reference else self._builder.requests,
             reference_ready=reference is not None,
             reference_small=reference is not None and reference.requests < AMPLE_REQUESTS,
+            reference_created=reference.created_at if reference else math.nan,
             reference_widening=detector.widening if reference else math.nan,
             judged_requests=detector.judged,
             model_evidence=detector.model_evidence,

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from sidecar.drift import DriftMonitor, LayerDrift
 from sidecar.drift.causes import Kind
 from sidecar.drift.nodrift import EffectSizes
 from sidecar.export import catalogue
-from sidecar.export.catalogue import CATALOGUE, TAP, Metric
+from sidecar.export.catalogue import KINDS, TAP, Metric
+from sidecar.export.detail import FULL, WORST_CHANNELS, Detail, detail
+from sidecar.export.families import add_histogram, histograms
 from sidecar.export.instability import signs
+from sidecar.export.native import values
+from sidecar.export.pace import Pace
 from sidecar.export.versions import Observed, version_differences
+from sidecar.sketch import TapSketch
 from sidecar.timeline import Timeline
-from sidecar.types import Tap, TelemetryStatus
+from sidecar.types import Tap, TelemetryStatus, TracedOutlier
 
-WORST_CHANNELS = 1
+OF_WINDOW = frozenset((catalogue.MEAN, catalogue.STDDEV, catalogue.ABSMAX, catalogue.KURTOSIS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class Watched:
     """One model version as exporters see it.
 
     load_seconds: what loading, warming up and checking it took. weight_bytes: of its weights in memory.
-    timeline, monitor: None while nothing is instrumented.
+    timeline, monitor: None while nothing is instrumented. outliers: the last of each tap in a request with a trace.
     """
 
     model: str
@@ -40,6 +46,7 @@ class Watched:
     weight_bytes: int
     timeline: Timeline | None
     monitor: DriftMonitor | None
+    outliers: Callable[[], Mapping[Tap, TracedOutlier]] = dict
 
 
 def observed(watched: Sequence[Watched]) -> list[Observed]:
@@ -48,25 +55,54 @@ def observed(watched: Sequence[Watched]) -> list[Observed]:
 
 
 class _Page:
-    """The families of one scrape, as far as there is something to say."""
+    """The families of one scrape, as far as there is something to say and room for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, detail: Detail) -> None:
         self.families: dict[Metric, Family] = {}
+        self.detail = detail
         self.series = 0
 
     def add(self, metric: Metric, labels: Sequence[str], value: float) -> None:
+        of_tap = metric.labels[:4] == TAP
+        if of_tap and metric not in self.detail.metrics:
+            return
         family = self.families.get(metric)
         if family is None:
             kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
             family = self.families[metric] = kind(metric.name, metric.help, labels=metric.labels)
         family.add_metric(labels, value)  # type: ignore[attr-defined]
-        self.series += metric.labels[:4] == TAP
+        self.series += of_tap
+
+    def mark(self, metric: Metric, outlier: TracedOutlier) -> None:
+        """Give the sample that was added last an exemplar."""
+        samples = self.families[metric].samples
+        exemplar = Exemplar({"trace_id": outlier.trace_id}, outlier.value, outlier.at)
+        samples[-1] = samples[-1]._replace(exemplar=exemplar)
+
+    def add_values(self, where: Sequence[str], sketch: TapSketch) -> None:
+        """The histogram of all values."""
+        metric, bounds = catalogue.VALUE, self.detail.buckets
+        if metric not in self.detail.metrics:
+            return
+        family = self.families.setdefault(metric, histograms(metric))
+        native = values(sketch)
+        cumulative = [*sketch.histogram.cumulative_at(bounds).tolist(), int(native.count_value)]
+        labels = dict(zip(metric.labels, where, strict=True))
+        add_histogram(family, labels, bounds, cumulative, native.sum_value, native)
+        self.series += len(bounds) + 3
 
 
 class ActivationCollector(Collector):
-    """Asks each watched model for its state; a tap that would pass `max_series` is left out whole."""
+    """Asks each watched model for its state.
 
-    def __init__(self, watched: Sequence[Watched], window_seconds: float, max_series: int) -> None:
+    exemplars: counters of outliers carry the trace of a request that had one.
+    With many taps less is said of each (`detail`); one that would pass `max_series` even so is left out whole.
+    """
+
+    def __init__(
+        self, watched: Sequence[Watched], window_seconds: float, max_series: int, *, exemplars: bool = False
+    ) -> None:
+        self._exemplars = exemplars
         self._watched = watched
         self._window = window_seconds
         self._max_series = max_series
@@ -76,13 +112,15 @@ class ActivationCollector(Collector):
         yield from ()
 
     def collect(self) -> Iterator[Family]:
-        page = _Page()
-        left_out = 0
         further = {
             (one.model, one.version): {layer.tap.key: layer.effects for layer in one.layers}
             for one in version_differences(observed(self._watched))
         }
-        for source in tuple(self._watched):
+        sources = tuple(self._watched)
+        page = _Page(_detail(sources, further, self._max_series))
+        left_out = 0
+        pace = Pace()
+        for source in sources:
             labels = (source.model, source.version)
             status = source.status()
             page.add(catalogue.MODEL_READY, labels, source.ready())
@@ -98,6 +136,7 @@ class ActivationCollector(Collector):
             page.add(catalogue.MODEL_ALARMS, labels, drift.model_alarms)
             page.add(catalogue.REFERENCE_REQUESTS, labels, drift.reference_requests)
             page.add(catalogue.REFERENCE_READY, labels, drift.reference_ready)
+            page.add(catalogue.REFERENCE_CREATED, labels, drift.reference_created)
             page.add(catalogue.REFERENCE_WIDENING, labels, drift.reference_widening)
             page.add(catalogue.DIRECTION_EVIDENCE, labels, drift.direction_evidence)
             output = drift.output
@@ -108,14 +147,19 @@ class ActivationCollector(Collector):
                 page.add(catalogue.CAUSE_KIND, (*labels, kind), found)
             for metric, extra, value in signs(drift):
                 page.add(metric, (*labels, *extra), value)
+            is_further = labels in further
+            cost, all_of_it = page.detail.series(further=is_further), FULL.series(further=is_further)
             for layer in drift.layers:
-                cost = SERIES_PER_TAP + (len(catalogue.OF_FURTHER_VERSIONS) if labels in further else 0)
-                if page.series + cost > self._max_series:
-                    left_out += cost
+                pace()
+                before = page.series
+                if before + cost > self._max_series:
+                    left_out += all_of_it
                     continue
                 where = (*labels, str(layer.tap.layer), layer.tap.site)
                 page.add(catalogue.SILENT, where, layer.tap in status.silent)
                 self._values(page, where, source.timeline, layer.tap)
+                if self._exemplars and (outlier := source.outliers().get(layer.tap)):
+                    page.mark(catalogue.OUTLIERS, outlier)
                 _drift(page, where, layer)
                 begins = drift.cause is not None and drift.cause.tap == layer.tap
                 page.add(catalogue.CAUSE, where, begins)
@@ -124,12 +168,15 @@ class ActivationCollector(Collector):
                     page.add(catalogue.VERSION_PSI, where, beside.psi)
                     page.add(catalogue.VERSION_MEAN_SHIFT, where, beside.mean_shift)
                     page.add(catalogue.VERSION_TIMES_LEVEL, where, beside.times_level)
+                left_out += all_of_it - (page.series - before)
         page.add(catalogue.SERIES, (), page.series)
         page.add(catalogue.SERIES_DROPPED, (), left_out)
         yield from page.families.values()
 
     def _values(self, page: _Page, where: tuple[str, ...], timeline: Timeline, tap: Tap) -> None:
-        counts = timeline.total(tap).counts
+        total = timeline.total(tap)
+        page.add_values(where, total)
+        counts = total.counts
         for metric, count in (
             (catalogue.VALUES, counts.values),
             (catalogue.ZEROS, counts.zeros),
@@ -139,19 +186,27 @@ class ActivationCollector(Collector):
             (catalogue.POSITIONS, counts.positions),
         ):
             page.add(metric, where, count)
-        for kind, count in (("nan", counts.nan), ("+inf", counts.pos_inf), ("-inf", counts.neg_inf)):
+        for kind, count in zip(KINDS, (counts.nan, counts.pos_inf, counts.neg_inf), strict=True):
             page.add(catalogue.NONFINITE, (*where, kind), count)
+        page.add(catalogue.CHANNELS, where, tap.channels)
+        if not page.detail.metrics.intersection(OF_WINDOW):
+            return
         window = timeline.window(self._window, tap)
         empty = window.moments.n == 0
         page.add(catalogue.MEAN, where, math.nan if empty else window.moments.mean)
         page.add(catalogue.STDDEV, where, math.nan if empty else window.moments.stddev)
         page.add(catalogue.ABSMAX, where, math.nan if empty else window.absmax)
         page.add(catalogue.KURTOSIS, where, math.nan if empty else window.kurtosis)
-        page.add(catalogue.CHANNELS, where, tap.channels)
+
+
+def _detail(sources: Sequence[Watched], further: Collection[tuple[str, str]], max_series: int) -> Detail:
+    taps = {(one.model, one.version): len(one.timeline.taps) for one in sources if one.timeline}
+    return detail(sum(taps.values()), sum(taps.get(version, 0) for version in further), max_series)
 
 
 def _telemetry(page: _Page, labels: tuple[str, str], status: TelemetryStatus) -> None:
     page.add(catalogue.INSTRUMENTED, labels, status.instrumented)
+    page.add(catalogue.TELEMETRY_WANTED, labels, status.wanted)
     page.add(catalogue.SAMPLE_RATE, labels, status.sample_rate)
     page.add(catalogue.SAMPLED, labels, status.sampled)
     page.add(catalogue.REFUSED, labels, status.refused)
@@ -186,11 +241,3 @@ def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
     for rank, (channel, shift) in enumerate(ranked, start=1):
         page.add(catalogue.WORST_CHANNEL, (*where, str(rank)), channel)
         page.add(catalogue.WORST_CHANNEL_SHIFT, (*where, str(rank)), shift)
-
-
-SERIES_PER_TAP = sum(
-    {"kind": 3, "rank": WORST_CHANNELS}.get(metric.labels[-1], 1)
-    for metric in CATALOGUE
-    if metric.labels[:4] == TAP and metric not in catalogue.OF_FURTHER_VERSIONS
-)
-"""Time series that one tap costs; one of a further version costs those of the comparison as well."""

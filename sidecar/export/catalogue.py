@@ -18,14 +18,20 @@ SECONDS_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 STAGE_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, *SECONDS_BUCKETS)
+MAGNITUDES = (2**-6, 2**-4, 0.25, 0.5, 1.0, 2.0, 4.0, 6.0, 16.0, 64.0)
+VALUE_BUCKETS = (*(-bound for bound in reversed(MAGNITUDES)), 0.0, *MAGNITUDES)
+"""Edges of the sketch's own bins, so that counts at them are exact; among them the outliers' 6."""
+COARSE_BUCKETS = tuple(bound for bound in VALUE_BUCKETS if abs(bound) in (0.0, 2**-4, 0.5, 2.0, 6.0, 64.0))
+KINDS = ("nan", "+inf", "-inf")
 ROWS_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """One metric family. `name` is what a query says; counters end in `_total`.
+    """One metric family, equal only to itself. `name` is what a query says; counters end in `_total`.
 
     unit: "seconds", "bytes", "ratio", "sigmas", "octaves", "nats", "timestamp", or "" for a plain count or value.
+    buckets: bounds of a histogram's classic buckets. native: it is a native histogram too, in protobuf.
     """
 
     name: str
@@ -34,6 +40,7 @@ class Metric:
     labels: tuple[str, ...]
     unit: str = ""
     buckets: tuple[float, ...] = ()
+    native: bool = False
 
 
 REQUESTS = Metric(
@@ -46,23 +53,23 @@ CALLS = Metric(
 )  # fmt: skip
 REQUEST_SECONDS = Metric(
     "sidecar_request_duration_seconds", "histogram",
-    "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS,
+    "Time from the arrival of an inference request to its reply.", MODEL, "seconds", SECONDS_BUCKETS, native=True,
 )  # fmt: skip
 QUEUE_SECONDS = Metric(
     "sidecar_queue_duration_seconds", "histogram",
-    "Time an inference request waited for its batch to start.", MODEL, "seconds", SECONDS_BUCKETS,
+    "Time an inference request waited for its batch to start.", MODEL, "seconds", SECONDS_BUCKETS, native=True,
 )  # fmt: skip
 ASSEMBLY_SECONDS = Metric(
     "sidecar_batch_assembly_duration_seconds", "histogram",
-    "Time to put the inputs of a batch together.", MODEL, "seconds", STAGE_BUCKETS,
+    "Time to put the inputs of a batch together.", MODEL, "seconds", STAGE_BUCKETS, native=True,
 )  # fmt: skip
 COMPUTE_SECONDS = Metric(
     "sidecar_batch_compute_duration_seconds", "histogram",
-    "Time a batch took in the model, observation included.", MODEL, "seconds", STAGE_BUCKETS,
+    "Time a batch took in the model, observation included.", MODEL, "seconds", STAGE_BUCKETS, native=True,
 )  # fmt: skip
 RESPONSE_SECONDS = Metric(
     "sidecar_batch_response_duration_seconds", "histogram",
-    "Time to take the outputs of a batch apart.", MODEL, "seconds", STAGE_BUCKETS,
+    "Time to take the outputs of a batch apart.", MODEL, "seconds", STAGE_BUCKETS, native=True,
 )  # fmt: skip
 BATCH_ROWS = Metric(
     "sidecar_batch_rows", "histogram", "Rows per executed batch.", MODEL, buckets=ROWS_BUCKETS
@@ -101,6 +108,9 @@ INSTRUMENTED = Metric(
     "sidecar_instrumented", "gauge",
     "1 while the instrumented variant passed its self-check and may run, else 0.", MODEL,
 )  # fmt: skip
+TELEMETRY_WANTED = Metric(
+    "sidecar_telemetry_wanted", "gauge", "1 where capture.enabled asks for telemetry, else 0.", MODEL
+)
 SAMPLE_RATE = Metric(
     "sidecar_sample_rate_ratio", "gauge",
     "Share of requests chosen for observation now: capture.sample_rate, or what capture.budget pays for.",
@@ -153,6 +163,16 @@ STORE_SET_ASIDE = Metric(
 STORE_SECONDS = Metric(
     "sidecar_store_seconds_total", "counter", "CPU time of writing to the store.", (), "seconds"
 )
+OTEL_SPANS = Metric(
+    "sidecar_otel_spans_total", "counter",
+    "Spans that were sent over OTLP, that could not be sent, and requests that were dropped because too many waited.",
+    ("result",),
+)  # fmt: skip
+OTEL_PUSHES = Metric(
+    "sidecar_otel_metric_pushes_total", "counter", "Pushes of all metrics over OTLP, by whether they arrived.",
+    ("result",),
+)  # fmt: skip
+OF_OTEL = (OTEL_SPANS, OTEL_PUSHES)
 FILES_STALE = Metric(
     "sidecar_files_stale", "gauge",
     "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",
@@ -166,6 +186,10 @@ SILENT = Metric(
     TAP,
 )
 
+VALUE = Metric(
+    "sidecar_activation_value", "histogram", "Finite activation values, of both signs.", TAP,
+    buckets=VALUE_BUCKETS, native=True,
+)  # fmt: skip
 VALUES = Metric("sidecar_activation_values_total", "counter", "Activation values observed.", TAP)
 ZEROS = Metric("sidecar_activation_zeros_total", "counter", "Values equal to zero.", TAP)
 NEAR_ZEROS = Metric(
@@ -310,6 +334,11 @@ REFERENCE_REQUESTS = Metric("sidecar_reference_requests", "gauge", "Requests in 
 REFERENCE_READY = Metric(
     "sidecar_reference_ready", "gauge", "1 once the reference is complete and drift is judged, else 0.", MODEL
 )
+REFERENCE_CREATED = Metric(
+    "sidecar_reference_created_timestamp_seconds", "gauge",
+    "When the newest request of the complete reference was seen; it changes when the baseline does.",
+    MODEL, "timestamp",
+)  # fmt: skip
 REFERENCE_WIDENING = Metric(
     "sidecar_reference_widening_ratio", "gauge",
     "What a bet on a shift of one sigma is divided by, because the reference is finite; 1.04 at 5,000 requests.",

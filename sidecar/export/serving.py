@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from sidecar.export import catalogue
-from sidecar.export.catalogue import Metric
-from sidecar.types import MODEL_STATES, Cost
+from sidecar.export.catalogue import MODEL, Metric
+from sidecar.export.families import add_histogram, histograms
+from sidecar.export.latency import Histogram
+from sidecar.types import MODEL_STATES, Clock, Cost, Trace
 
 CODES = (
     "OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "RESOURCE_EXHAUSTED",
@@ -44,10 +46,14 @@ REASONS = (
 class ServingMetrics(Collector):
     """A `types.ServingObserver`. Every label set of `models` exists from the start, others once they have a state.
 
+    clock: seconds since the epoch.
     One thread reports; a scrape on another may see a request counted in one family and not yet in the next.
     """
 
-    def __init__(self, models: Iterable[tuple[str, str]], registry: CollectorRegistry) -> None:
+    def __init__(
+        self, models: Iterable[tuple[str, str]], registry: CollectorRegistry, clock: Clock = time.time
+    ) -> None:
+        self._clock = clock
         self.counts = {model: Counts() for model in sorted(models)}
         self._calls = {(method, code): 0 for method in (*METHODS.values(), "other") for code in CALL_CODES}
         registry.register(self)
@@ -72,7 +78,7 @@ class ServingMetrics(Collector):
         yield self._histogram(catalogue.ASSEMBLY_SECONDS, lambda counts: counts.assembly)
         yield self._histogram(catalogue.COMPUTE_SECONDS, lambda counts: counts.compute)
         yield self._histogram(catalogue.RESPONSE_SECONDS, lambda counts: counts.response)
-        yield self._histogram(catalogue.BATCH_ROWS, lambda counts: counts.rows)
+        yield self._rows()
         yield self._counter(catalogue.INPUT_BYTES, lambda counts: counts.input_bytes)
         yield self._counter(catalogue.OUTPUT_BYTES, lambda counts: counts.output_bytes)
         yield self._gauge(catalogue.IN_FLIGHT, lambda counts: counts.in_flight)
@@ -87,11 +93,28 @@ class ServingMetrics(Collector):
             nonfinite.add_metric(model, counts.nonfinite)
         yield nonfinite
 
-    def _histogram(self, metric: Metric, choose: Callable[[Counts], _Histogram]) -> Family:
-        family = HistogramMetricFamily(**_named(metric))
+    def _histogram(self, metric: Metric, choose: Callable[[Counts], Histogram]) -> Family:
+        family = histograms(metric)
         for model, counts in self._all():
             histogram = choose(counts)
-            family.add_metric(model, histogram.cumulative(), histogram.sum)
+            cumulative, native = histogram.read()
+            add_histogram(
+                family,
+                dict(zip(MODEL, model, strict=True)),
+                metric.buckets,
+                cumulative,
+                native.sum_value,
+                native,
+                histogram.exemplars.copy(),
+            )
+        return family
+
+    def _rows(self) -> Family:
+        family = histograms(catalogue.BATCH_ROWS)
+        for model, counts in self._all():
+            labels = dict(zip(MODEL, model, strict=True))
+            rows = counts.rows
+            add_histogram(family, labels, catalogue.BATCH_ROWS.buckets, rows.cumulative(), rows.sum)
         return family
 
     def _counter(self, metric: Metric, choose: Callable[[Counts], int]) -> Family:
@@ -130,6 +153,10 @@ class ServingMetrics(Collector):
         else:
             counts.rejected[reason if reason in counts.rejected else "other"] += 1
 
+    def traced(self, model: str, version: str, code: str, seconds: float, trace: Trace) -> None:
+        """A `types.Traced`: its request's trace becomes the exemplar of its latency."""
+        self.counts[model, version].seconds.remember(seconds, {"trace_id": trace.trace_id}, self._clock())
+
     def batch_finished(
         self, model: str, version: str, rows: int, queued: Sequence[float], cost: Cost | None
     ) -> None:
@@ -156,8 +183,8 @@ class ServingMetrics(Collector):
         self.counts[model, version].nonfinite += values
 
 
-class _Histogram:
-    """Counts of values up to each of `bounds`, of those above all, and their sum."""
+class _Rows:
+    """Counts of rows up to each of `bounds`, of those above all, and their sum."""
 
     __slots__ = ("_bounds", "_counts", "sum")
 
@@ -170,18 +197,16 @@ class _Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Upper bound -> count of values up to it."""
-        bounds = [floatToGoString(bound) for bound in self._bounds]  # type: ignore[no-untyped-call]
-        return list(zip([*bounds, "+Inf"], accumulate(list(self._counts)), strict=True))
+    def cumulative(self) -> list[int]:
+        return list(accumulate(self._counts.copy()))
 
 
-class _Stage(_Histogram):
+class _Stage(Histogram):
     """Seconds of batches. shared: their sum, with each counted once for every request of the batch."""
 
     __slots__ = ("shared",)
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
         super().__init__(bounds)
         self.shared = 0.0
 
@@ -204,12 +229,12 @@ class Counts:
     def __init__(self) -> None:
         self.requests = dict.fromkeys(CODES, 0)
         self.rejected = dict.fromkeys(REASONS, 0)
-        self.seconds = _Histogram(catalogue.REQUEST_SECONDS.buckets)
-        self.queued = _Histogram(catalogue.QUEUE_SECONDS.buckets)
+        self.seconds = Histogram(catalogue.REQUEST_SECONDS.buckets)
+        self.queued = Histogram(catalogue.QUEUE_SECONDS.buckets)
         self.assembly = _Stage(catalogue.ASSEMBLY_SECONDS.buckets)
         self.compute = _Stage(catalogue.COMPUTE_SECONDS.buckets)
         self.response = _Stage(catalogue.RESPONSE_SECONDS.buckets)
-        self.rows = _Histogram(catalogue.BATCH_ROWS.buckets)
+        self.rows = _Rows(catalogue.BATCH_ROWS.buckets)
         self.in_flight = self.queue = self.input_bytes = self.output_bytes = self.nonfinite = 0
         self.inferences = self.executions = 0
         self.answered_seconds = 0.0

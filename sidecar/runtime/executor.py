@@ -88,6 +88,7 @@ class Executor:
             self._run_plain(batch)
             return True
         observed = self._observed = _Observed(batch)
+        reported = recorder.nanoseconds
 
         def instrumented(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             outputs = self._runtime.instrumented(inputs)
@@ -107,6 +108,9 @@ class Executor:
             return False
         if caught.error is None:
             self._usual += 0.1 * (observed.seconds() - self._usual)
+            cost = replies[0].cost._replace(telemetry=(recorder.nanoseconds - reported) / 1e9)
+            for reply in replies:
+                reply.cost = cost
             batch.answer(replies)
         else:
             # Whatever went wrong may be telemetry's fault; if the model is at fault, it fails again here.

@@ -36,6 +36,9 @@ class Batch:
 
     def __init__(self, batcher: Batcher, waiting: Sequence[Waiting], started: float) -> None:
         self.requests = [one.request for one in waiting]
+        for request in self.requests:
+            if request.trace is not None:
+                request.trace.began = started
         self._batcher = batcher
         self._waiting = waiting
         self._started = started
@@ -128,6 +131,8 @@ class Batcher:
         Raises OverloadedError (queue full) or NotReadyError (closed), and then does not call it.
         """
         waiting = Waiting(request, done, self._clock())
+        if request.trace is not None:
+            request.trace.queued = waiting.since
         with self._changed:
             if self._closed:
                 raise NotReadyError(f"model {self.servable.name!r} is stopping, try another server")

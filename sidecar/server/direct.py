@@ -14,10 +14,19 @@ from sidecar.server import wire
 from sidecar.server.batching import Batcher
 from sidecar.server.models import Models
 from sidecar.server.status import Metadata, advice_of, code_of, log_failure, reason_of, text_of
-from sidecar.types import Clock, InferReply, InferRequest, ServingObserver
+from sidecar.types import Clock, InferReply, InferRequest, ServingObserver, Trace, Traced
 
-Prepare = Callable[[pb.ModelInferRequest, Batcher, float, float | None], InferRequest]
-"""The request of a message for a batcher, when it came (`clock` seconds) and how many seconds it has. May raise."""
+
+class Caller(Protocol):
+    """Who a request comes from: what of `Call`, and of a context of `grpc.aio`, makes a request of a message."""
+
+    def time_remaining(self) -> float | None: ...
+
+    def invocation_metadata(self) -> Metadata | None: ...
+
+
+Prepare = Callable[[pb.ModelInferRequest, Batcher, float, Caller], InferRequest]
+"""The request of a message for a batcher, when it came (`clock` seconds) and from whom. May raise."""
 
 
 class Call(Protocol):
@@ -39,9 +48,17 @@ class Call(Protocol):
 
 
 class Inferences:
-    """Begins one inference for each message. clock: monotonic seconds, the batchers' own."""
+    """Begins one inference for each message. clock: monotonic seconds, the batchers' own. traced: see `Traced`."""
 
-    def __init__(self, models: Models, prepare: Prepare, observer: ServingObserver, clock: Clock) -> None:
+    def __init__(
+        self,
+        models: Models,
+        prepare: Prepare,
+        observer: ServingObserver,
+        clock: Clock,
+        traced: Traced | None = None,
+    ) -> None:
+        self.traced = traced
         self.models = models
         self.prepare = prepare
         self.observer = observer
@@ -57,13 +74,14 @@ class Inferences:
 class _Inference:
     """One request. Whatever is raised inside of `with inference:` ends its call with the status for that."""
 
-    __slots__ = ("_batcher", "_call", "_id", "_message", "_shared", "_started", "_waiting")
+    __slots__ = ("_batcher", "_call", "_id", "_message", "_shared", "_started", "_trace", "_waiting")
 
     def __init__(self, shared: Inferences, message: pb.ModelInferRequest, call: Call) -> None:
         self._shared = shared
         self._message = message
         self._call = call
         self._batcher: Batcher | None = None
+        self._trace: Trace | None = None
 
     def begin(self) -> None:
         shared, message = self._shared, self._message
@@ -73,8 +91,9 @@ class _Inference:
             self._started = shared.clock()
             shared.observer.request_started(batcher.servable.name, batcher.servable.version)
             self._batcher = batcher
-            request = shared.prepare(message, batcher, self._started, self._call.time_remaining())
+            request = shared.prepare(message, batcher, self._started, self._call)
             self._id = request.id
+            self._trace = request.trace
             self._waiting = batcher.enqueue(request, self._done)
         self._call.give_up = self._give_up
 
@@ -86,6 +105,8 @@ class _Inference:
             if isinstance(outcome, BaseException):
                 raise outcome
             assert self._batcher is not None
+            if self._trace is not None:
+                self._trace.cost = outcome.cost
             self._call.respond(wire.serialise(outcome, self._message, self._batcher.servable, id=self._id))
             self._report("OK", "")
 
@@ -100,6 +121,8 @@ class _Inference:
         if self._batcher is not None:
             servable, seconds = self._batcher.servable, self._shared.clock() - self._started
             self._shared.observer.request_finished(servable.name, servable.version, code, seconds, reason)
+            if self._trace is not None and self._shared.traced is not None:
+                self._shared.traced(servable.name, servable.version, code, seconds, self._trace)
 
     def __enter__(self) -> None:
         return

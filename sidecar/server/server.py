@@ -29,7 +29,7 @@ from sidecar.server.service import InferenceService
 from sidecar.server.statistics import Statistics
 from sidecar.server.status import Metadata, log_failure
 from sidecar.settings import BatchingSettings, ServerSettings
-from sidecar.types import Clock, Repository, Servable, ServingObserver
+from sidecar.types import Clock, Repository, Servable, ServingObserver, Traced
 
 logger = logging.getLogger("sidecar.server")
 
@@ -45,6 +45,7 @@ class Server:
 
     batching: settings by model name and version, for each servable and all that `repository` may load.
     wall: seconds since the epoch. ask: answers `sidecar.v1.ActivationTelemetry`; None leaves that service out.
+    traced: see `types.Traced`; None where no trace is to be read.
     tokens, certificates: who is let in, for whatever else listens; kept up to date with their files from `start` on.
     Raises ConfigError where a certificate, key or token file cannot be read, or a model cannot be batched.
     """
@@ -58,6 +59,7 @@ class Server:
         repository: Repository | None = None,
         wall: Clock = time.time,
         ask: telemetry.Ask | None = None,
+        traced: Traced | None = None,
     ) -> None:
         self._settings = settings
         self._ask = ask
@@ -72,7 +74,7 @@ class Server:
         self._models = Models(map(batch, servables))
         keys, permit = settings.shared_memory, admin.permit(settings.admin)
         regions = Regions(keys, settings.max_message_bytes) if keys else None
-        self._service = InferenceService(self._models, statistics, regions)
+        self._service = InferenceService(self._models, statistics, regions, traced=traced)
         self._repository = RepositoryService(
             self._models, repository, batch, permit, self.refresh_health, statistics
         )

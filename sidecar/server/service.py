@@ -17,12 +17,13 @@ from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import ExpiredError, NotReadyError
 from sidecar.server import codec, nonfinite, parameters, ragged
 from sidecar.server.batching import Batcher
-from sidecar.server.direct import Call, Inferences
+from sidecar.server.direct import Call, Caller, Inferences
 from sidecar.server.memory import Regions, deliver
 from sidecar.server.models import Models
 from sidecar.server.status import ErrorsAsStatus, code_of, reason_of
 from sidecar.server.stream import Streams
-from sidecar.types import Clock, InferRequest, Servable, ServingObserver
+from sidecar.server.tracing import trace_of
+from sidecar.types import Clock, InferRequest, Servable, ServingObserver, Trace, Traced
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -35,6 +36,7 @@ class InferenceService:
 
     leaving: it will be set soon, and who looks at readiness should go elsewhere.
     regions: shared memory that requests may name; None where there is none.
+    traced: told of requests whose clients sent a trace; None where nobody wants to know.
     clock: monotonic seconds, the batchers' own. new_id: the id of a request that came without one.
     """
 
@@ -45,7 +47,9 @@ class InferenceService:
         regions: Regions | None = None,
         clock: Clock = time.monotonic,
         new_id: Callable[[], str] = lambda: f"{_IDS.getrandbits(128):032x}",
+        traced: Traced | None = None,
     ) -> None:
+        self._traced = traced
         self.leaving = self.stopping = False
         self.streams = Streams(self._infer)
         self._models = models
@@ -53,7 +57,7 @@ class InferenceService:
         self._regions = regions
         self._clock = clock
         self._new_id = new_id
-        self._inferences = Inferences(models, self._request, observer, clock)
+        self._inferences = Inferences(models, self._request, observer, clock, traced)
 
     @property
     def ready(self) -> bool:
@@ -83,10 +87,13 @@ class InferenceService:
         self._name(message)
         batcher = self._models.route(message)
         servable = batcher.servable
-        with _Observed(self._observer, servable, context, self._clock) as started:
+        with _Observed(self._observer, servable, context, self._clock, self._traced) as observed:
             placements = self._regions.bring(message) if self._regions else {}
-            request = self._request(message, batcher, started, context.time_remaining())
+            request = self._request(message, batcher, observed.started, context)
+            observed.trace = request.trace
             reply = await batcher.submit(request)
+            if request.trace is not None:
+                request.trace.cost = reply.cost
             if codec.classes(message):
                 # Ranking takes longer than copying: not on the loop that answers everybody.
                 response = await asyncio.to_thread(codec.encode, reply, message, servable, id=request.id)
@@ -101,16 +108,19 @@ class InferenceService:
             raise NotReadyError(f"model {servable.name!r} takes no requests now, try again later")
 
     def _request(
-        self, message: pb.ModelInferRequest, batcher: Batcher, started: float, remaining: float | None
+        self, message: pb.ModelInferRequest, batcher: Batcher, started: float, caller: Caller
     ) -> InferRequest:
-        """`message`, decoded and checked, which came at `started` with `remaining` seconds to its deadline."""
+        """`message`, decoded and checked, which came at `started`."""
         self._check_ready(batcher.servable)
+        remaining = caller.time_remaining()
         request = codec.decode(
             message,
             batcher.servable,
             id=message.id,
             deadline=None if remaining is None else started + remaining,
         )
+        if self._traced is not None:
+            request.trace = trace_of(caller.invocation_metadata() or ())
         nonfinite.examine(request, batcher.servable, self._observer)
         if batcher.servable.ragged is not None:
             ragged.measure(request, batcher.servable.ragged)
@@ -133,20 +143,29 @@ class InferenceService:
 
 
 class _Observed:
-    """Reports one request to the observer; entering gives the time it started."""
+    """Reports one request, which started when it was entered, to the observer."""
 
-    __slots__ = ("_clock", "_context", "_observer", "_servable", "_started")
+    __slots__ = ("_clock", "_context", "_observer", "_servable", "_traced", "started", "trace")
 
-    def __init__(self, observer: ServingObserver, servable: Servable, context: Context, clock: Clock) -> None:
+    def __init__(
+        self,
+        observer: ServingObserver,
+        servable: Servable,
+        context: Context,
+        clock: Clock,
+        traced: Traced | None,
+    ) -> None:
+        self.trace: Trace | None = None
+        self._traced = traced
         self._observer = observer
         self._servable = servable
         self._context = context
         self._clock = clock
 
-    def __enter__(self) -> float:
+    def __enter__(self) -> _Observed:
         self._observer.request_started(self._servable.name, self._servable.version)
-        self._started = self._clock()
-        return self._started
+        self.started = self._clock()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -155,7 +174,8 @@ class _Observed:
         # gRPC cancels the handler both when the client gives up and when its deadline passes.
         if isinstance(error, asyncio.CancelledError) and self._context.time_remaining() == 0:
             code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, ExpiredError.reason
-        seconds = self._clock() - self._started
-        self._observer.request_finished(
-            self._servable.name, self._servable.version, code.name, seconds, reason
-        )
+        seconds = self._clock() - self.started
+        name, version = self._servable.name, self._servable.version
+        self._observer.request_finished(name, version, code.name, seconds, reason)
+        if self.trace is not None and self._traced is not None:
+            self._traced(name, version, code.name, seconds, self.trace)

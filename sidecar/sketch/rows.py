@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sidecar.errors import SketchError
 from sidecar.sketch.distinct import mixed
 from sidecar.sketch.tap import TapSketch
-from sidecar.types import Parameter, Tap
+from sidecar.types import Parameter, Tap, TracedOutlier
 
 ROW_STATISTICS = ("mean", "rms", "absmax", "near_zero_share", "kurtosis", "nonfinite")
 
@@ -158,6 +158,7 @@ class Reading:
     at: seconds since the epoch. rows: row i is the same request at every tap.
     requests: sampled requests that finished since the last drain.
     ids, parameters: of each of them, as the client gave them; empty where nobody kept them.
+    traces: of each of them the id of its client's trace, "" without one; empty where nobody kept them.
     outputs: of each of them; None of a model that is no classifier.
     """
 
@@ -168,6 +169,7 @@ class Reading:
     ids: Sequence[str] = ()
     parameters: Sequence[Mapping[str, Parameter]] = ()
     outputs: OutputRows | None = None
+    traces: Sequence[str] = ()
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:
@@ -181,6 +183,18 @@ class Reading:
 
     def _any_rows(self) -> RequestRows:
         return next(iter(self.rows.values()), RequestRows.empty())
+
+    def traced_outliers(self, threshold: float) -> dict[Tap, TracedOutlier]:
+        """Of each tap the request with a trace whose |x| was the largest, where it reached `threshold`."""
+        traced = [row for row, trace in enumerate(self.traces) if trace]
+        found = {}
+        for tap, rows in self.rows.items() if traced else ():
+            absmax = np.nan_to_num(rows.absmax[traced], nan=-1.0)
+            largest = int(np.argmax(absmax))
+            if absmax[largest] >= threshold:
+                trace = self.traces[traced[largest]]
+                found[tap] = TracedOutlier(trace, float(absmax[largest]), self.at)
+        return found
 
     @property
     def silent(self) -> tuple[Tap, ...]:

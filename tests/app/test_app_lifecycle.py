@@ -78,6 +78,12 @@ def test_capture_that_is_switched_off_is_told(configure):
     assert (model.observation, model.status().detail) == (None, "capture.enabled is false")
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_model_without_telemetry_tells_whether_it_was_to_have_some(configure, enabled):
+    settings = configure(factory("Gram"), capture={"enabled": enabled})
+    assert Model(settings.models[0], settings, lambda: 0.0).status().wanted is enabled
+
+
 def test_the_self_check_is_in_no_count(configure):
     status = Model(configure().models[0], configure(), lambda: 0.0).status()
     assert (status.instrumented, status.sampled, status.telemetry_seconds) == (True, 0, 0)

@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.bench import capture, drift, drift_scenarios, kernel, overload, serving, store
+from tests.bench import capture, drift, drift_scenarios, kernel, overload, scrape, serving, store
 
 BENCHMARKS = {
     "kernel": kernel.run,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "serving": serving.run,
     "overload": overload.run,
     "store": store.run,
+    "scrape": scrape.run,
 }
 BY_NAME_ONLY = {"serving", "overload"}
 FOLDER = Path("build/bench")

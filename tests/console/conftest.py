@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from sidecar.console.http import application
+from sidecar.export.exposition import Exposition
 from sidecar.server.security import Role, Tokens
 from sidecar.settings import ServerSettings
 from tests.console.kept import ask, kept_panes, questioned, refused
@@ -29,7 +30,8 @@ def browse(export):
         def admits(authorization):
             return tokens.role(authorization) is not Role.NOBODY
 
-        app = application(export(*watched).registry, watched, WINDOW, admits, lambda: stale, lambda: leaving)
+        exposition = Exposition(export(*watched).registry, 0.0)
+        app = application(exposition, watched, WINDOW, admits, lambda: stale, lambda: leaving)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
             yield http

@@ -10,10 +10,12 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS
+from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, OF_OTEL
 
 OF_ONE_VERSION = {
-    metric.name.removesuffix("_total") for metric in CATALOGUE if metric not in OF_FURTHER_VERSIONS
+    metric.name.removesuffix("_total")
+    for metric in CATALOGUE
+    if metric not in (*OF_FURTHER_VERSIONS, *OF_OTEL)
 }
 PATHS = ("/", "/metrics", "/api/v1/status")
 PROBES = ("/livez", "/readyz")

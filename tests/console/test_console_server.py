@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
+from sidecar.export.exposition import Exposition
 from sidecar.server import tls
 from sidecar.settings import ServerSettings
 
@@ -25,7 +26,7 @@ def http_port():
     def start(**given):
         settings = ServerSettings(http_port=0, **given)
         found = tls.certificates(settings)
-        app = application(CollectorRegistry(), [], 60.0, lambda _: True, list, lambda: False)
+        app = application(Exposition(CollectorRegistry(), 0.0), [], 60.0, lambda _: True, list, lambda: False)
         started.append(HttpServer(app, settings, found.context() if found else None))
         return started[-1].start(), found
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from grafana.expressions import panel_expressions
+from grafana.expressions import annotation_expressions, panel_expressions
 from sidecar.export.catalogue import CATALOGUE, Metric
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,7 +25,12 @@ RULES: list[dict[str, Any]] = [
 ]
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
-PANELS = panel_expressions(json.loads((ROOT / "grafana/dashboards/sidecar-overview.json").read_text()))
+PANELS = [
+    (f"{path.stem} {title}", expr)
+    for path in sorted((ROOT / "grafana/dashboards").glob("*.json"))
+    for dashboard in [json.loads(path.read_text())]
+    for title, expr in [*panel_expressions(dashboard), *annotation_expressions(dashboard)]
+]
 EXPRESSIONS = {rule.get("alert") or rule["record"]: rule["expr"] for rule in RULES} | {
     f"panel {title} #{number}": expr for number, (title, expr) in enumerate(PANELS)
 }
@@ -45,7 +50,8 @@ TEMPLATE_LABEL = re.compile(r"\$labels\.(\w+)")
 def labels_of(series: str) -> set[str]:
     """Labels the series may have: the catalogue's, for a recorded one those of what it is made of."""
     if series in RECORDED:
-        return set().union(*(labels_of(name) for name, _ in NAME.findall(RECORDED[series])))
+        beyond = {"layer", "site"} if series.startswith("model:") else set()
+        return set().union(*(labels_of(name) for name, _ in NAME.findall(RECORDED[series]))) - beyond
     extra = {"le"} if series.endswith("_bucket") else set()
     return {*SERIES[series].labels, *SCRAPE_LABELS, *extra}
 

@@ -8,20 +8,21 @@ import re
 from pathlib import Path
 
 import sidecar
-from sidecar.export.activations import SERIES_PER_TAP
+from sidecar.export.detail import FULL, detail
 from sidecar.settings import ExportSettings
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
 
-def test_the_page_on_sizing_knows_how_many_series_a_tap_makes() -> None:
+def test_the_page_on_sizing_knows_how_many_series_the_taps_make() -> None:
     page = (DOCS / "sizing.md").read_text()
-    assert (
-        f"A tap makes {SERIES_PER_TAP} series; `export.max_series` ({ExportSettings().max_series:,})" in page
-    )
+    cap = ExportSettings().max_series
+    assert f"A tap makes {FULL.series(further=False)} series; `export.max_series` ({cap:,})" in page
     rows = re.findall(r"^\| .* \| (\d+) \| ([\d,]+)", page, re.MULTILINE)
     assert rows
-    assert all(int(taps) * SERIES_PER_TAP == int(series.replace(",", "")) for taps, series in rows)
+    for taps, series in rows:
+        of_each = detail(int(taps), 0, cap).series(further=False)
+        assert min(int(taps), cap // of_each) * of_each == int(series.replace(",", ""))
 
 
 def test_the_page_on_adopting_calls_attach_as_it_is() -> None:

@@ -1,8 +1,11 @@
-"""The whole path: `sidecar serve`, tritonclient traffic, a real Prometheus with the shipped rules."""
+"""The whole path: `sidecar serve`, tritonclient traffic, real Prometheus and Alertmanager as shipped, a webhook."""
 
 import asyncio
 import contextlib
+import itertools
 import json
+import math
+import re
 import socket
 import subprocess
 import time
@@ -16,12 +19,14 @@ import pytest
 import pytest_asyncio
 import tritonclient.grpc.aio as triton
 
-from grafana.expressions import panel_expressions
+from grafana.expressions import annotation_expressions, panel_expressions
 from sidecar.demo import training
 from sidecar.demo.run import CONFIG, server
 from sidecar.demo.shifts import Scenario, shifted
+from tools.stack import Ports, alertmanager, alertmanager_config, receiver
 
 ROOT = Path(__file__).parent.parent.parent
+DASHBOARDS = sorted((ROOT / "grafana/dashboards").glob("*.json"))
 RATE = 150
 SPAN_SECONDS = 40.0
 SCRAPE_SECONDS = 1.0
@@ -31,10 +36,22 @@ ROUNDING_SECONDS = 0.5
 PROMETHEUS = """\
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: ["{rules}/*.yml"]
+alerting: {{alertmanagers: [{{static_configs: [{{targets: ["127.0.0.1:{alertmanager}"]}}]}}]}}
 scrape_configs:
   - job_name: sidecar
     static_configs: [{{targets: ["{target}"]}}]
 """
+
+
+# Two versions of the model, that they can be compared; a request without an id would always go to the first.
+VERSION = 'threads = 1\nversion = "{}"\n'
+CANARY = 'canary = {"2" = 0.3}\n'
+
+
+def two_versions(config):
+    model, rest = config.split("[capture]")
+    one, two = (model.replace("threads = 1\n", VERSION.format(version)) for version in "12")
+    return f"{one.replace('[[models.inputs]]', CANARY + '[[models.inputs]]')}{two}[capture]{rest}"
 
 
 def free_port():
@@ -74,16 +91,18 @@ async def eventually(what, condition, seconds):
 
 
 async def send(client, draw, random, rate, stop):
-    async def one():
+    async def one(number):
         image, _ = draw(random)
         tensor = triton.InferInput("image", [1, 64], "FP32")
         tensor.set_data_from_numpy(np.ascontiguousarray(image, np.float32)[None])
-        reply = await client.infer("digits", [tensor])
+        reply = await client.infer("digits", [tensor], request_id=f"request-{number}")
         assert reply.as_numpy("logits").shape == (1, 10)
 
     async with asyncio.TaskGroup() as group:
-        while not stop.is_set():
-            group.create_task(one())
+        for number in itertools.count():
+            if stop.is_set():
+                break
+            group.create_task(one(number))
             await asyncio.sleep(1 / rate)
 
 
@@ -108,35 +127,62 @@ def quiet(queries, seconds):
 
 
 @contextlib.contextmanager
-def prometheus_running(program, folder, target):
-    """A Prometheus with the shipped rules that scrapes `target`; gives its queries."""
-    (folder / "prometheus.yml").write_text(
-        PROMETHEUS.format(rules=ROOT / "deploy/prometheus/rules", target=target)
-    )
-    port = free_port()
-    running = subprocess.Popen(
-        [
-            program("prometheus"),
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def running(folder, *command):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
     try:
-        yield Queries(port)
+        yield
     finally:
-        running.terminate()
-        running.wait()
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def monitoring(program, folder, target):
+    """Prometheus with the shipped rules scrapes `target` and tells Alertmanager; gives queries and what that sent."""
+    program("prometheus-alertmanager")
+    ports = Ports(prometheus=free_port(), alertmanager=free_port(), webhook=free_port())
+    (folder / "prometheus.yml").write_text(
+        PROMETHEUS.format(
+            rules=ROOT / "deploy/prometheus/rules", target=target, alertmanager=ports.alertmanager
+        )
+    )
+    shipped = alertmanager_config((ROOT / "deploy/alertmanager/alertmanager.yml").read_text(), ports)
+    for slow, quick in (("group_wait: 5s", "group_wait: 1s"), ("group_interval: 1m", "group_interval: 1s")):
+        assert slow in shipped
+        shipped = shipped.replace(slow, quick)
+    (folder / "alertmanager.yml").write_text(shipped)
+    notified = []
+    with (
+        receiver(ports.webhook, notified.append),
+        running(
+            folder,
+            alertmanager(folder),
+            "--config.file=alertmanager.yml",
+            "--storage.path=alertmanager",
+            f"--web.listen-address=127.0.0.1:{ports.alertmanager}",
+            "--cluster.listen-address=",
+        ),
+        running(
+            folder,
+            program("prometheus"),
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=tsdb",
+            f"--web.listen-address=127.0.0.1:{ports.prometheus}",
+        ),
+    ):
+        yield Queries(ports.prometheus), notified
 
 
 @dataclass
 class Stack:
-    """A served model with its reference recorded, a client of it, and the Prometheus that scrapes it."""
+    """A served model with its reference recorded, a client of it, the Prometheus that scrapes it, and what was sent.
+
+    notified: "firing: alert: summary" or "resolved: ..." in the order of their arrival at the webhook.
+    """
 
     client: triton.InferenceServerClient
     queries: Queries
+    notified: list[str]
     data: training.Digits
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
@@ -152,20 +198,21 @@ async def stack(program, demo_weights, tmp_path_factory):
     config = folder / "sidecar.toml"
     text = CONFIG.format(model="digits", weights=demo_weights, grpc_port=0, http_port=0)
     config.write_text(
-        text + "\n[drift]\nreference_requests = 2000\nwindow_seconds = 10\n[timeline]\npane_seconds = 2\n"
+        two_versions(text)
+        + "\n[drift]\nreference_requests = 2000\nwindow_seconds = 10\n[timeline]\npane_seconds = 2\n"
     )
     async with server(config) as (grpc_address, http_address):
-        with prometheus_running(program, folder, http_address) as queries:
+        with monitoring(program, folder, http_address) as (queries, notified):
             client = triton.InferenceServerClient(grpc_address)
-            stack = Stack(client, queries, training.digits())
+            stack = Stack(client, queries, notified, training.digits())
 
             def ready():
                 try:
-                    return queries.query("sidecar_reference_ready == 1")
+                    return len(queries.query("sidecar_reference_ready == 1")) == 2
                 except OSError:
-                    return []
+                    return False
 
-            await stack.send(Scenario.NONE, eventually("reference", ready, 60), rate=600)
+            await stack.send(Scenario.NONE, eventually("references", ready, 90), rate=600)
             yield stack
             await client.close()
 
@@ -180,14 +227,42 @@ async def test_the_drift_alert_fires_after_the_shift_and_not_before(stack):
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_every_panel_of_the_dashboard_has_data(stack):
-    dashboard = json.loads((ROOT / "grafana/dashboards/sidecar-overview.json").read_text())
-    expressions = panel_expressions(dashboard)
+async def test_drift_is_notified_with_model_and_layer_and_resolved_after_the_shift(stack):
+    drift = re.compile(r"(\w+): SidecarActivationDrift: digits [12]: activations of layer \d+ \(\w+\) drift")
 
-    def empty():
-        return [(title, expr) for title, expr in expressions if not stack.queries.query(expr)]
+    def last():
+        """Of each layer that was notified."""
+        found = [one for one in map(drift.match, stack.notified) if one]
+        return {one[0].partition(": ")[2]: one[1] for one in found}
 
-    await stack.send(Scenario.NONE, eventually("no panel is empty", lambda: not empty(), 20))
+    await stack.send(Scenario.NOISE, eventually("notification", lambda: "firing" in last().values(), 60))
+    await stack.send(Scenario.NONE, eventually("end", lambda: set(last().values()) == {"resolved"}, 90))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_panel_of_the_dashboards_has_numbers(stack):
+    pages = {path.stem: json.loads(path.read_text()) for path in DASHBOARDS}
+    expressions = [(name, *each) for name, page in pages.items() for each in panel_expressions(page)]
+    assert len(expressions) > 100
+    wanting = []
+
+    def full():
+        wanting[:] = [
+            (name, title, expr)
+            for name, title, expr in expressions
+            if all(math.isnan(float(series["value"][1])) for series in stack.queries.query(expr))
+        ]
+        return not wanting
+
+    # What is wanting is said as it is when time is up.
+    await stack.send(Scenario.NONE, eventually(wanting, full, 60))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_kind_of_mark_can_be_asked_for_and_that_of_versions_was_set(stack):
+    (marks,) = {tuple(annotation_expressions(json.loads(path.read_text()))) for path in DASHBOARDS}
+    assert [type(stack.queries.query(expr)) for _, expr in marks] == [list] * 3
+    assert stack.queries.query(f"max_over_time(({dict(marks)['Versions']})[10m:5s])")
 
 
 @pytest.mark.asyncio(loop_scope="module")

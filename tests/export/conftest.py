@@ -94,7 +94,8 @@ def drifting(fresh: DriftState) -> DriftState:
     return replace(
         fresh, reference_requests=5000, reference_ready=True, judged_requests=3, model_evidence=1.25,
         alarm_level=13.75, layer_alarm_level=15.5, model_alarms=0, layers=layers, cause=cause,
-        reference_widening=1.0625, direction_evidence=0.5, output=OutputDrift(0.25, 0.125, active=False, alarms=0),
+        reference_created=NOW - 3600.0, reference_widening=1.0625, direction_evidence=0.5,
+        output=OutputDrift(0.25, 0.125, active=False, alarms=0),
     )  # fmt: skip
 
 
@@ -159,6 +160,8 @@ class Exported:
         found: dict[str, list[tuple[dict[str, str], float]]] = {}
         for family in self.registry.collect():
             for sample in family.samples:
+                if sample.native_histogram is not None:
+                    continue
                 found.setdefault(sample.name, []).append((sample.labels, sample.value))
         return found
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sidecar.drift import DriftMonitor
-from sidecar.export.activations import SERIES_PER_TAP, Watched
+from sidecar.export.activations import Watched
 from sidecar.export.catalogue import OF_FURTHER_VERSIONS
+from sidecar.export.detail import ESSENTIAL, FULL
 from sidecar.export.versions import Observed, version_differences
 from sidecar.settings import DriftSettings
 from sidecar.timeline import Timeline
@@ -87,7 +88,9 @@ def test_a_further_version_has_series_of_its_own_from_the_start(served, export, 
 
 def test_the_cap_counts_the_series_of_a_comparison(served, export):
     versions = watched(served("1", 20)), watched(served("2", 20))
-    whole = 6 * SERIES_PER_TAP + 3 * len(OF_FURTHER_VERSIONS)
+    whole = 3 * FULL.series(further=False) + 3 * FULL.series(further=True)
     assert export(*versions, max_series=whole).samples()["sidecar_series"] == [({}, whole)]
     less = export(*versions, max_series=whole - 1).samples()
-    assert less["sidecar_series_dropped"] == [({}, SERIES_PER_TAP + len(OF_FURTHER_VERSIONS))]
+    assert less["sidecar_series"][0][1] < whole
+    assert less["sidecar_series"][0][1] + less["sidecar_series_dropped"][0][1] == whole
+    assert all(metric.name in less for metric in (*ESSENTIAL, *OF_FURTHER_VERSIONS))

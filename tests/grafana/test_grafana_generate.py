@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from grafana.expressions import expand, panel_expressions
+from grafana.expressions import annotation_expressions, expand, panel_expressions
 
 GRAFANA = Path(__file__).parent.parent.parent / "grafana"
+DASHBOARDS = sorted((GRAFANA / "dashboards").glob("*.json"))
 DASHBOARD = GRAFANA / "dashboards" / "sidecar-overview.json"
 
 
@@ -28,7 +29,7 @@ def copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(GRAFANA, tmp_path / "grafana"))
 
 
-def test_the_dashboard_is_what_the_generator_writes() -> None:
+def test_the_dashboards_are_what_the_generator_writes() -> None:
     done = generate(GRAFANA, "--check")
     assert done.returncode == 0, done.stdout
 
@@ -45,6 +46,14 @@ def test_check_names_a_dashboard_that_was_edited_and_leaves_it(copy: Path) -> No
 def test_check_misses_a_dashboard_that_is_not_there(copy: Path) -> None:
     (copy / "dashboards" / DASHBOARD.name).unlink()
     assert generate(copy, "--check").returncode == 1
+
+
+def test_check_names_a_dashboard_that_nothing_writes(copy: Path) -> None:
+    stray = copy / "dashboards" / "stray.json"
+    stray.write_text("{}")
+    done = generate(copy, "--check")
+    assert done.returncode == 1
+    assert str(stray) in done.stdout
 
 
 def test_without_check_the_dashboard_is_written(copy: Path) -> None:
@@ -65,8 +74,12 @@ def test_every_query_of_every_panel_is_listed_with_its_title() -> None:
     assert [title for title, _ in panel_expressions(dashboard)] == expected
 
 
-def test_every_expanded_expression_is_promql(tmp_path: Path, program: Callable[[str], Path]) -> None:
-    expressions = panel_expressions(json.loads(DASHBOARD.read_text()))
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_every_expanded_expression_is_promql(
+    path: Path, tmp_path: Path, program: Callable[[str], Path]
+) -> None:
+    dashboard = json.loads(path.read_text())
+    expressions = [*panel_expressions(dashboard), *annotation_expressions(dashboard)]
     rules = [{"record": f"panel_{n}", "expr": expr} for n, (_, expr) in enumerate(expressions)]
     assert not [expr for _, expr in expressions if "$" in expr]
     page = tmp_path / "rules.yml"

@@ -59,6 +59,8 @@ class FakeRuntime:
 class FakeRecorder:
     """Opens unless told not to or while a batch is open."""
 
+    nanoseconds = 0
+
     def __init__(self):
         self.wanted = True
         self.opened = self.closed = 0
