@@ -1,7 +1,8 @@
 """A vector over channels in few numbers: a count sketch, which keeps distances between vectors on average.
 
 Channel c is added to bucket c mod 32 with a sign that is a hash of it. Charikar, Chen, Farach-Colton, Finding
-Frequent Items in Data Streams, 2002; as a projection, Weinberger et al., Feature Hashing for Large Scale Multitask Learning, 2009.
+Frequent Items in Data Streams, 2002; as a projection, Weinberger et al., Feature Hashing for Large Scale Multitask
+Learning, 2009.
 """
 
 from __future__ import annotations
