@@ -31,7 +31,7 @@ def _observer(placement: Placement, state: TapState, recorder: Recorder, near_ze
     name, rows = placement.tap.module, placement.rows_per_slot
     kept = OpState(
         recorder.row_slot, rows, recorder.bank,
-        state.histogram, state.integers, state.floats, state.slots, near_zero,
+        *state.held, state.slots, near_zero,
     )  # fmt: skip
     bound = bind(recorder.bank.device, placement.channel_dim, kept)
     length_dim = placement.length_dim

@@ -54,7 +54,7 @@ from sidecar.capture.vector_block import (
     accumulate_float16,
     accumulate_float32,
 )
-from sidecar.sketch import BINS
+from sidecar.sketch import BINS, PROJECTIONS, SIGN_HASH
 
 # float32 adds up at most this many values of a channel, and then this many of such sums.
 _TILE_POSITIONS = 32
@@ -64,6 +64,7 @@ _TILE_CHANNELS = 1024
 _COPY_CELLS = 4096
 # 1e8: fourth powers of a tile's sums stay far from float32's end.
 _LARGEST_FAST = np.uint32(0x4CBEBC20)
+_FIRST, _SHIFT, _SECOND = (np.uint32(step) for step in SIGN_HASH)
 _NEGATIVE_ZERO, _ZERO = BINS // 2 - 1, BINS - 1
 
 
@@ -102,13 +103,22 @@ class _Held(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _add_exactly(x, first, limits, bank, counts, moments):
+def _sign(channel):
+    """As in `sketch.signs`."""
+    hashed = np.uint32(np.uint32(channel // LANES + 1) * _FIRST)
+    hashed = np.uint32((hashed ^ (hashed >> _SHIFT)) * _SECOND)
+    return np.float32(-1) if hashed >> np.uint32(16 + channel % LANES) & np.uint32(1) else np.float32(1)
+
+
+@njit(cache=True, nogil=True)
+def _add_exactly(x, first, limits, bank, counts, moments, projection_address):
     """The `n` values of x, which are channels from `first` on, one by one in float64; NaN and infinities by themselves.
 
     The histogram has counted them all; non-finite ones are taken back.
     """
     bits = x.view(np.uint32)
     pivot = np.float64(limits.pivot)
+    projection = carray(pointer(projection_address, np.float32(0)), (PROJECTIONS,))
     for c in range(x.size):
         magnitude = bits[c] & np.uint32(0x7FFFFFFF)
         if magnitude >= np.uint32(0x7F800000):
@@ -126,6 +136,7 @@ def _add_exactly(x, first, limits, bank, counts, moments):
         bank.sums[first + c] += value
         bank.squares[first + c] += value * value
         bank.absmax[first + c] = max(bank.absmax[first + c], size)
+        projection[(first + c) % PROJECTIONS] += _sign(first + c) * np.float32(delta)
         moments[S1] += delta
         moments[S2] += delta * delta
         moments[S3] += delta * delta * delta
@@ -158,7 +169,9 @@ def _add_to_slot(found, values, counts, moments):
 
 
 @njit(cache=True, nogil=True)
-def _add_columns(source, kind, step, positions, tile, first, n, limits, held, bank, counts, moments):
+def _add_columns(
+    source, kind, step, positions, tile, first, n, limits, held, bank, counts, moments, projection
+):  # fmt: skip
     """`n` channels in columns at `source`, the first of them column `first` of the tile that begins at channel `tile`.
 
     step: bytes from position to position. Lanes after the last channel hold zeros, which are taken back from the
@@ -174,6 +187,7 @@ def _add_columns(source, kind, step, positions, tile, first, n, limits, held, ba
         arguments = (
             source, step, positions, left, limits.pivot, limits.near_zero, limits.smallest_normal, _LARGEST_FAST,
             held.channels[first + done].ctypes.data, held.found.ctypes.data, bank.histogram.ctypes.data,
+            tile + (first + done) * LANES, projection,
         )  # fmt: skip
         if kind == FLOAT32:
             summed = accumulate_float32(*arguments)
@@ -192,7 +206,7 @@ def _add_columns(source, kind, step, positions, tile, first, n, limits, held, ba
             width = min(LANES, n - done * LANES)
             for p in range(positions):
                 copy_columns(source + p * step, kind, one, one, one, width, held.line)
-                _add_exactly(held.line[0, :width], channel, limits, bank, counts, moments)
+                _add_exactly(held.line[0, :width], channel, limits, bank, counts, moments, projection)
             done += 1
             source += LANES * size
     bank.histogram[0, _ZERO] -= (columns * LANES - n) * positions
@@ -201,7 +215,7 @@ def _add_columns(source, kind, step, positions, tile, first, n, limits, held, ba
 # In line, because the call itself costs as much as a short row.
 @njit(cache=True, nogil=True, forceinline=True)
 def _add_tile(
-    address, kind, position_step, channel_step, positions, tile, n, limits, held, bank, counts, moments
+    address, kind, position_step, channel_step, positions, tile, n, limits, held, bank, counts, moments, projection
 ):  # fmt: skip
     """x[positions, n], with strides in elements, whose channels begin at `tile`: in place what lies in columns."""
     size = 4 if kind == FLOAT32 else 2
@@ -210,7 +224,19 @@ def _add_tile(
     if whole:
         step = position_step * size
         _add_columns(
-            address, kind, step, positions, tile, np.int64(0), read, limits, held, bank, counts, moments
+            address,
+            kind,
+            step,
+            positions,
+            tile,
+            np.int64(0),
+            read,
+            limits,
+            held,
+            bank,
+            counts,
+            moments,
+            projection,
         )
     if read < n:
         copy_columns(address + read * size, kind, position_step, channel_step, positions, n - read, held.copy)
@@ -228,6 +254,7 @@ def _add_tile(
             bank,
             counts,
             moments,
+            projection,
         )
 
 
@@ -263,7 +290,7 @@ def _zeros(histogram):
 def observe(
     address, kind, rows, positions, channels, row_step, position_step, channel_step,
     row_slot_address, rows_per_slot, bank_address, histogram_address, integers_address, floats_address,
-    slots, near_zero,
+    projections_address, slots, near_zero,
 ):  # fmt: skip
     """Fold x[rows, positions, channels] (element strides given) into the bank that is being written.
 
@@ -276,6 +303,7 @@ def observe(
     float_cells = PIVOT_CELLS + 3 * channels + slots * SLOT_SUMS
     integers = carray(pointer(integers_address, np.int64(0)), (2, integer_cells))[writing]
     floats = carray(pointer(floats_address, np.float64(0)), (2, float_cells))[writing]
+    projections = projections_address + writing * slots * PROJECTIONS * 4
     row_slot = carray(pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
     slot_counts = integers[2 * channels : 2 * channels + slots * SLOT_COUNTS].reshape((slots, SLOT_COUNTS))
     of_channels = floats[PIVOT_CELLS : PIVOT_CELLS + 3 * channels].reshape((3, channels))
@@ -309,6 +337,7 @@ def observe(
                 continue
             counts = slot_counts[slot]
             moments = slot_sums[slot]
+            projection = projections + slot * PROJECTIONS * 4
             counts[VALUES] += positions * n
             if tile == 0:
                 counts[POSITIONS] += positions
@@ -316,7 +345,7 @@ def observe(
                 offset = row * row_step + p * position_step + tile * channel_step
                 _add_tile(
                     address + offset * element, kind, position_step, channel_step, min(tall, positions - p),
-                    tile, n, limits, held, bank, counts, moments,
+                    tile, n, limits, held, bank, counts, moments, projection,
                 )  # fmt: skip
                 tiles += 1
                 if tiles == _TILES_HELD:

@@ -9,6 +9,8 @@ so neither waits. Per bank:
   the calls of the op, by which a kernel that samples takes turns; it alone writes and reads them
 - floats float64[PIVOT_CELLS + 3 * C + slots * SLOT_SUMS]: the pivot (a float32 value), then sum[C], squares[C] and
   absmax[C], then the power sums about the pivot and the extremes of each slot
+- projections float32[slots, PROJECTIONS]: of each slot the sums of its channels about the pivot, as `sketch.project`
+  has them; [slots, 0] on a GPU, whose kernels leave them out
 
 A slot belongs to one sampled request. What is known of the whole tap is the sum over its slots.
 """

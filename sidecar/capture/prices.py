@@ -59,7 +59,7 @@ def op_seconds(
     slots = torch.arange(requests, dtype=torch.int32, device=device)
     bank = torch.zeros(1, dtype=torch.int32, device=device)
     rows_per_slot = max(shape[0] // requests, 1)
-    held = state.histogram, state.integers, state.floats
+    held = state.held
 
     def run() -> float:
         started = time.perf_counter()

@@ -10,12 +10,22 @@ import torch
 from torch import nn
 
 from sidecar.capture import layout
-from sidecar.sketch import BINS, Channels, Counts, Histogram, Moments, RequestRows, TapSketch
+from sidecar.sketch import (
+    BINS,
+    PROJECTIONS,
+    Channels,
+    Counts,
+    Histogram,
+    Moments,
+    RequestRows,
+    TapSketch,
+    project,
+)
 
 Array = npt.NDArray[Any]
 
 Contents = tuple[Array, ...]
-"""histogram, integers and floats of one bank, on the host."""
+"""histogram, integers, floats and projections of one bank, on the host."""
 
 _ROUNDING = 1e-6
 """Power sums are float32 within a tile, so less than this share of one is rounding."""
@@ -30,15 +40,18 @@ class TapState(nn.Module):
     histogram: torch.Tensor
     integers: torch.Tensor
     floats: torch.Tensor
+    projections: torch.Tensor
 
     def __init__(self, channels: int, slots: int, device: torch.device) -> None:
         super().__init__()
         self.channels, self.slots = channels, slots
+        self._ones = project(np.ones(channels))
         tables = layout.HISTOGRAM_TABLES if device.type == "cpu" else 1
         shapes = {
             "histogram": ((tables, BINS), torch.int32),
             "integers": ((layout.integer_cells(channels, slots),), torch.int64),
             "floats": ((layout.float_cells(channels, slots),), torch.float64),
+            "projections": ((slots, PROJECTIONS if device.type == "cpu" else 0), torch.float32),
         }
         for name, (shape, dtype) in shapes.items():
             buffer = torch.zeros(layout.BANKS, *shape, dtype=dtype, device=device)
@@ -51,6 +64,7 @@ class TapState(nn.Module):
         integers, floats = self.integers[bank], self.floats[bank]
         slot_cells = 2 * self.channels
         self.histogram[bank].zero_()
+        self.projections[bank, :used].zero_()
         integers[: slot_cells + used * layout.SLOT_COUNTS].zero_()
         slot_cells = layout.PIVOT_CELLS + 3 * self.channels
         floats[:slot_cells].zero_()
@@ -62,24 +76,26 @@ class TapState(nn.Module):
 
     def contents(self, bank: int) -> Contents:
         """A bank that lies on the host, as it is."""
-        return tuple(part[bank].numpy() for part in self._parts())
+        return tuple(part[bank].numpy() for part in self.held)
 
     def pack(self, bank: int) -> list[torch.Tensor]:
         """The same as bytes, on any device."""
-        return [part[bank].reshape(-1).view(torch.uint8) for part in self._parts()]
+        return [part[bank].reshape(-1).view(torch.uint8) for part in self.held]
 
     @property
     def bank_bytes(self) -> int:
-        return sum(part[0].nbytes for part in self._parts())
+        return sum(part[0].nbytes for part in self.held)
 
     def unpack(self, host: torch.Tensor) -> Contents:
         """The contents that `pack` gave and that now lie one after another in `host`."""
-        sizes = [part[0].nbytes for part in self._parts()]
-        pieces = zip(torch.split(host, sizes), self._parts(), strict=True)
+        sizes = [part[0].nbytes for part in self.held]
+        pieces = zip(torch.split(host, sizes), self.held, strict=True)
         return tuple(piece.view(like.dtype).view(like.shape[1:]).numpy() for piece, like in pieces)
 
-    def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.histogram, self.integers, self.floats
+    @property
+    def held(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the op writes, in the order of its arguments."""
+        return self.histogram, self.integers, self.floats, self.projections
 
     def read(self, bank: int, used: int) -> tuple[TapSketch, RequestRows]:
         """`decode` of a bank that lies on the host."""
@@ -90,7 +106,7 @@ class TapState(nn.Module):
 
         It keeps nothing of `contents`.
         """
-        tables, integers, floats = contents
+        tables, integers, floats, projections = contents
         width = self.channels
         counts = integers[2 * width : 2 * width + used * layout.SLOT_COUNTS].reshape(used, layout.SLOT_COUNTS)
         first = layout.PIVOT_CELLS
@@ -121,7 +137,19 @@ class TapState(nn.Module):
             histogram=Histogram(bins),
             channels=channels,
         )
-        return sketch, RequestRows(_row_statistics(counts, sums, pivot))
+        means = self._mean_projections(projections[:used], counts[:, layout.POSITIONS], pivot)
+        return sketch, RequestRows(_row_statistics(counts, sums, pivot), projections=means)
+
+    def _mean_projections(self, sums: Array, positions: Array, pivot: float) -> Array:
+        """As in `RequestRows`, of sums about the pivot."""
+        if not sums.shape[1]:
+            return sums.copy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means = sums / positions.astype(np.float32)[:, None]
+        means += (pivot * self._ones).astype(np.float32)
+        means[~np.isfinite(means).all(axis=1)] = np.inf
+        means[positions == 0] = np.nan
+        return means
 
 
 def _row_statistics(counts: Array, sums: Array, pivot: float) -> Array:

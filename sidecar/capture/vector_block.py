@@ -14,6 +14,7 @@ here.
 # llvmlite builds code, and gives no types for it.
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from sidecar.capture.layout import HISTOGRAM_TABLES, OUTLIER
-from sidecar.sketch import BINS
+from sidecar.sketch import BINS, PROJECTIONS, SIGN_HASH
 
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 LANES = 16
@@ -195,6 +196,27 @@ def _add_to_channels(v: _Vectors, result: dict[str, ir.Value], cell: ir.Value) -
         cell = v.builder.add(cell, _INT64(4 * LANES))
 
 
+def _with_signs(v: _Vectors, total: ir.Value, column: ir.Value) -> ir.Value:
+    """Sums by lane with the signs that `sketch.signs` gives the channels of a column, counted from the tap's first."""
+    b = v.builder
+    first, shift, second = (_INT32(step) for step in SIGN_HASH)
+    hashed = b.mul(b.add(column, _INT32(1)), first)
+    hashed = b.mul(b.xor(hashed, b.lshr(hashed, shift)), second)
+    negative = b.bitcast(b.trunc(b.lshr(hashed, _INT32(16)), _INT16), ir.VectorType(ir.IntType(1), LANES))
+    return b.select(negative, b.fsub(ir.Constant(_FLOATS, [-0.0] * LANES), total), total)
+
+
+def _add_to_projection(
+    v: _Vectors, buckets: Sequence[ir.Value], column: ir.Value, projection: ir.Value
+) -> None:
+    """buckets: as they stand before `column`, which would be added to the first of them."""
+    b = v.builder
+    for number, kept in enumerate(buckets):
+        place = b.and_(b.add(column, _INT32(number)), _INT32(len(buckets) - 1))
+        cell = b.add(projection, b.mul(b.zext(place, _INT64), _INT64(4 * LANES)))
+        v.store(b.fadd(v.load(cell, _FLOATS), b.load(kept)), cell)
+
+
 def _move_powers(b: ir.IRBuilder, slot: dict[str, ir.Value], powers: dict[str, ir.Value]) -> None:
     """The slot's power sums from float32 into float64."""
     for name, kept in powers.items():
@@ -205,7 +227,8 @@ def _move_powers(b: ir.IRBuilder, slot: dict[str, ir.Value], powers: dict[str, i
 def _sum_columns(b: ir.IRBuilder, kind: int, args: list[ir.Value]) -> ir.Value:
     """The code of `accumulate`."""
     source, step, positions, channels, pivot, near_zero, smallest_normal, largest = args[:8]
-    sums, found, histogram = args[8:]
+    sums, found, histogram, first_channel, projection = args[8:]
+    first_column = b.trunc(b.sdiv(first_channel, _INT64(LANES)), _INT32)
     element_bytes = 4 if kind == FLOAT32 else 2
     v = _Vectors(b)
     limits = {
@@ -221,6 +244,7 @@ def _sum_columns(b: ir.IRBuilder, kind: int, args: list[ir.Value]) -> ir.Value:
     column = {name: cgutils.alloca_once(b, empty.type) for name, empty in _EMPTY.items()}
     slot = {name: cgutils.alloca_once_value(b, _EMPTY[name]) for name in _OF_SLOT}
     powers = {name: cgutils.alloca_once_value(b, _ZEROS) for name in _POWERS}
+    buckets = [cgutils.alloca_once_value(b, _ZERO) for _ in range(PROJECTIONS // LANES)]
     summed = cgutils.alloca_once_value(b, _INT64(0))
     columns = b.sdiv(b.add(channels, _INT64(LANES - 1)), _INT64(LANES))
     with cgutils.for_range(b, columns) as outer:
@@ -244,6 +268,14 @@ def _sum_columns(b: ir.IRBuilder, kind: int, args: list[ir.Value]) -> ir.Value:
         own = b.icmp_signed("<", ir.Constant(_INTS, list(range(LANES))), left)
         for name, kept in slot.items():
             b.store(v.join(name, b.select(own, result[name], _EMPTY[name]), b.load(kept)), kept)
+        signed = _with_signs(
+            v, b.select(own, result["sum"], _ZERO), b.add(first_column, b.trunc(outer.index, _INT32))
+        )
+        # Buckets take turns, so each moves up a place instead of being found by its number.
+        turned = [b.load(kept) for kept in buckets]
+        turned.append(b.fadd(turned.pop(0), signed))
+        for kept, value in zip(buckets, turned, strict=True):
+            b.store(value, kept)
         following = b.add(outer.index, _INT64(1))
         b.store(following, summed)
         with b.if_then(cgutils.is_null(b, b.and_(following, _INT64(_GROUP - 1)))):
@@ -252,6 +284,7 @@ def _sum_columns(b: ir.IRBuilder, kind: int, args: list[ir.Value]) -> ir.Value:
     for name, kept in slot.items():
         v.store(v.reduce(name, b.load(powers.get(name, kept))), found)
         found = b.add(found, _INT64(8))
+    _add_to_projection(v, buckets, b.add(first_column, b.trunc(b.load(summed), _INT32)), projection)
     return b.load(summed)
 
 
@@ -262,6 +295,7 @@ def _accumulate_of(kind: int) -> Any:
     def accumulate(
         typingctx: Any, source: Any, step: Any, positions: Any, channels: Any,
         pivot: Any, near_zero: Any, smallest_normal: Any, largest: Any, sums: Any, found: Any, histogram: Any,
+        first_channel: Any, projection: Any,
     ) -> Any:  # fmt: skip
         """Columns of `channels` channels from address `source` on -> how many columns were summed.
 
@@ -273,10 +307,13 @@ def _accumulate_of(kind: int) -> Any:
         sums: 4-byte cells [columns, 5, LANES], added to: sum and squares about the pivot, bits of absmax, fires,
         outliers. found: float64[FOUND], overwritten with what the summed columns hold together: four power sums,
         minimum, maximum, fires, outliers, subnormals. histogram: int32[HISTOGRAM_TABLES, BINS], added to; 0.0 counts
-        in the last bin, -0.0 in the last of the positive ones. All are addresses.
+        in the last bin, -0.0 in the last of the positive ones. projection: float32[PROJECTIONS], to which the slot's
+        sums are added as in `sketch.project`; the first channel is `first_channel`. All are addresses.
         """
         wide, single, bits = types.int64, types.float32, types.uint32
-        signature = types.int64(wide, wide, wide, wide, single, single, bits, bits, wide, wide, wide)
+        signature = types.int64(
+            wide, wide, wide, wide, single, single, bits, bits, wide, wide, wide, wide, wide
+        )
         return signature, lambda context, builder, signature, args: _sum_columns(builder, kind, args)
 
     return accumulate

@@ -33,12 +33,15 @@ class Judge:
         run_length: float,
         *,
         by_class: bool = False,
+        distances: Array | None = None,
     ) -> None:
         """rows: float64[taps, m, 6], outputs and strata (int64[m], below `number`): of the reference's common requests.
 
+        distances: float64[taps, m], of the same; see `Scorer`.
+
         by_class: strata are predicted classes, so their shares say nothing.
         """
-        self._scorer = Scorer(rows, outputs, strata, number)
+        self._scorer = Scorer(rows, outputs, strata, number, distances)
         self._direction = Direction(
             self._scorer.reference, self._scorer.covariance, self._scorer.reference_strata, number
         )
@@ -56,10 +59,15 @@ class Judge:
         self._direction.resume(state)
 
     def update(
-        self, rows: Array, outputs: OutputRows | None, strata: Integers, rng: np.random.Generator
+        self,
+        rows: Array,
+        outputs: OutputRows | None,
+        strata: Integers,
+        rng: np.random.Generator,
+        distances: Array | None = None,
     ) -> Array:
         """The model's R after each request, float64[n]. rows: float64[taps, n, 6]; see `Scorer`."""
-        z = self._scorer.normal_scores(rows, outputs, strata, rng)
+        z = self._scorer.normal_scores(rows, outputs, strata, rng, distances)
         along = np.full((len(z), 1, z.shape[2]), np.nan)
         along[:, :, : len(HORIZONS)] = self._direction.normal_scores(flat(z), strata, rng)
         return self.detector.update(

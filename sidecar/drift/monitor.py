@@ -22,7 +22,7 @@ from sidecar.drift.judge import Judge
 from sidecar.drift.keeping import Keeping
 from sidecar.drift.nodrift import EffectSizes, Expected, NoDrift, effect_sizes
 from sidecar.drift.reference import Reference, ReferenceBuilder
-from sidecar.drift.scores import FEATURES, SCORES, features, stack_rows
+from sidecar.drift.scores import FEATURES, SCORES, features, stack_projections, stack_rows
 from sidecar.drift.snapshot import snapshot
 from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
 from sidecar.drift.weighted import Scale, Weighted
@@ -192,7 +192,8 @@ class DriftMonitor:
         rows = stack_rows(reading.rows, self._taps)[:, common]
         outputs = reading.outputs.among(common) if reading.outputs else None
         strata = judge.strata.numbers(labels(reading, self._stratify_by)[common])
-        judge.evidence.update(rows, outputs, strata, self._rng)
+        distances = judge.reference.space.distances(stack_projections(reading.rows, self._taps)[:, common])
+        judge.evidence.update(rows, outputs, strata, self._rng, distances)
 
     def keep(self) -> None:
         """Write the evidence down, where the settings name a folder; called when the model stops.
@@ -255,7 +256,10 @@ class DriftMonitor:
         numbers = strata.numbers(reference.labels[common])
         by_class = self._stratify_by == PREDICTED_CLASS
         rows = reference.rows[:, common]
-        evidence = Judge(rows, outputs, numbers, len(strata), self._run_length, by_class=by_class)
+        distances = reference.distances[:, common]
+        evidence = Judge(
+            rows, outputs, numbers, len(strata), self._run_length, by_class=by_class, distances=distances
+        )
         self._judge = _Judge(reference, strata, evidence, expected, scales)
         self._detector = evidence.detector
         if self._keeping:

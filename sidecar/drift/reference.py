@@ -15,15 +15,16 @@ import numpy.typing as npt
 from sidecar.drift.effects import Cells, Integers, signed_counts
 from sidecar.drift.groups import ROUTE, Groups, class_names, frequent
 from sidecar.drift.nodrift import EFFECTS, NoDrift, measure
-from sidecar.drift.scores import features, stack_rows
+from sidecar.drift.scores import FIT_STRIDE, features, stack_projections, stack_rows
 from sidecar.drift.sealed import Sealed
+from sidecar.drift.space import MeanSpace, Projections
 from sidecar.drift.strata import Labels, labels
 from sidecar.drift.weighted import Weighted
 from sidecar.errors import BaselineError, SketchError
 from sidecar.sketch import ROW_STATISTICS, OutputRows, Reading, TapSketch
 from sidecar.types import Tap
 
-_SEALED = Sealed("baseline", b"sidecar-baseline", 3)
+_SEALED = Sealed("baseline", b"sidecar-baseline", 4)
 _CHUNKS = 64
 _SEED = 0
 """The same requests give the same file."""
@@ -37,6 +38,7 @@ class Reference:
     weights, common: float64 and bool[observed requests], as in `RequestRows`. Requests are ranked among the common
     ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
     created_at: seconds since the epoch of the last reading in it.
+    space, distances: of the channel means, made by every fourth common request; float64[taps, observed requests] in it.
     outputs: what a classifier answered to each of these requests. stratified_by, labels: what their strata are told
     by, and str[observed requests], its value. routes: str[observed requests], as `groups.frequent` leaves them.
     """
@@ -50,6 +52,8 @@ class Reference:
     rows: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
     common: npt.NDArray[np.bool_]
+    space: MeanSpace
+    distances: npt.NDArray[np.float64]
     outputs: OutputRows | None
     stratified_by: str
     labels: Labels
@@ -92,6 +96,8 @@ class Reference:
             sketches=tuple(self.sketches[i] for i in order),
             nodrift=tuple(self.nodrift[i] for i in order),
             rows=self.rows[order],
+            space=self.space.arranged(order),
+            distances=self.distances[order],
         )
 
     def members(self) -> dict[str, npt.NDArray[Any]]:
@@ -109,6 +115,9 @@ class Reference:
             "rows": self.rows,
             "weights": self.weights,
             "common": self.common,
+            "centres": self.space.centres,
+            "whitening": self.space.matrices,
+            "distances": self.distances.astype(np.float32),
             "labels": self.labels,
             "routes": self.routes,
         }
@@ -147,9 +156,13 @@ class Reference:
         taps = tuple(Tap(**tap) for tap in header["taps"])
         sketches = tuple(TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps)))
         requests = len(members["weights"])
+        width = members["centres"].shape[-1]
         shapes: dict[str, tuple[int, ...]] = {
             "nodrift": (len(taps), 2, len(EFFECTS)),
             "rows": (len(taps), requests, len(ROW_STATISTICS)),
+            "centres": (len(taps), width),
+            "whitening": (len(taps), width, width),
+            "distances": (len(taps), requests),
             **dict.fromkeys(("common", "labels", "routes"), (requests,)),
         }
         for name, shape in shapes.items():
@@ -170,6 +183,8 @@ class Reference:
             rows=members["rows"],
             weights=members["weights"],
             common=members["common"],
+            space=MeanSpace(members["centres"], members["whitening"]),
+            distances=members["distances"].astype(np.float64),
             outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
             if f"output_{_OUTPUTS[0]}" in members
             else None,
@@ -194,6 +209,7 @@ class ReferenceBuilder:
         self._created_at = 0.0
         self._sketches = [TapSketch.empty(tap.channels) for tap in self._taps]
         self._rows: list[npt.NDArray[np.float64]] = []
+        self._projections: list[Projections] = []
         self._weights: list[npt.NDArray[np.float64]] = []
         self._common: list[npt.NDArray[np.bool_]] = []
         self._routes: list[Labels] = []
@@ -209,6 +225,7 @@ class ReferenceBuilder:
                 sketch.merge(reading.sketches[tap])
                 chunks.add(reading.sketches[tap])
         self._rows.append(stack_rows(reading.rows, self._taps))
+        self._projections.append(stack_projections(reading.rows, self._taps))
         self._weights.append(reading.weights)
         self._common.append(reading.common)
         self._labels.append(labels(reading, self._stratify_by))
@@ -223,6 +240,9 @@ class ReferenceBuilder:
         if not self.requests:
             raise BaselineError("a baseline needs requests, and none was observed")
         rows, weights = np.concatenate(self._rows, axis=1), np.concatenate(self._weights)
+        common = np.concatenate(self._common)
+        projections = self._projected()
+        space = MeanSpace.fit(projections[:, np.flatnonzero(common)[::FIT_STRIDE]])
         rng = np.random.default_rng(_SEED)
         described = features(rows)
         return Reference(
@@ -237,11 +257,25 @@ class ReferenceBuilder:
             ),
             rows=rows,
             weights=weights,
-            common=np.concatenate(self._common),
+            common=common,
+            space=space,
+            # As in a file, so that a reference that was kept gives the same ranks.
+            distances=space.distances(projections).astype(np.float32).astype(np.float64),
             outputs=OutputRows.concat(self._outputs) if self._outputs else None,
             stratified_by=self._stratify_by,
             labels=np.concatenate(self._labels),
             routes=frequent(np.concatenate(self._routes)),
+        )
+
+    def _projected(self) -> Projections:
+        """float32[taps, requests, p]; readings without any have NaN."""
+        width = max(part.shape[2] for part in self._projections)
+        return np.concatenate(
+            [
+                part if part.shape[2] == width else np.full((*part.shape[:2], width), np.nan, np.float32)
+                for part in self._projections
+            ],
+            axis=1,
         )
 
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from sidecar.drift.ranks import Integers, Ranks
+from sidecar.drift.whitening import Whitened, finite, ledoit_wolf, ridge
 from sidecar.sketch import ROW_STATISTICS, OutputRows, RequestRows
 from sidecar.types import Tap
 
 Array = npt.NDArray[np.float64]
 
 FEATURES = ("mean", "log_rms", "log_absmax", "near_zero_share", "log_kurtosis")
-SCORES = ("distance", *FEATURES)
+SCORES = ("distance", *FEATURES, "channel_means")
+"""The last one only at taps whose projections are known."""
+
+_MEANS = len(SCORES) - 1
 OUTPUT_SCORES = ("distance", "energy", "margin")
 
-_FIT_STRIDE = 4
+FIT_STRIDE = 4
+
 _TINY = 1e-30
 _HUGE = 1e30
-_RELATIVE_NOISE = 1e-6
-_LEAST_SHRINKAGE = 1e-6
 
 
 def stack_rows(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> Array:
@@ -36,78 +38,114 @@ def stack_rows(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> Array:
     return stacked
 
 
+def stack_projections(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> npt.NDArray[np.float32]:
+    """Projections as one array, float32[taps, n, p]; a tap that brought none has NaN throughout."""
+    requests = max((len(part) for part in rows.values()), default=0)
+    width = max((part.projections.shape[1] for part in rows.values()), default=0)
+    stacked = np.full((len(taps), requests, width), np.nan, np.float32)
+    for index, tap in enumerate(taps):
+        if tap in rows:
+            stacked[index] = rows[tap].projected(width)
+    return stacked
+
+
 class Scorer:
     """Scores requests against those of a reference, and says where the scores stand among theirs.
 
     A layer for each tap, and one more for the output where the reference has what a classifier answered.
     `distance` is a Mahalanobis distance, strange when large, of the five features at a tap and of the logits at
-    the output. The other scores are strange in either direction: at a tap the features themselves, at the
+    the output; `channel_means` is one too, in the tap's `MeanSpace`.
+    The other scores are strange in either direction: at a tap the features themselves, at the
     output energy and margin. Centre and covariance of the distance come from every fourth reference request and its
     ranks from the others: a request that took part in the fit lies nearer to it than a new one, which would
     make new requests look strange without any drift.
     """
 
     def __init__(
-        self, rows: Array, outputs: OutputRows | None = None, strata: Integers | None = None, number: int = 1
+        self,
+        rows: Array,
+        outputs: OutputRows | None = None,
+        strata: Integers | None = None,
+        number: int = 1,
+        distances: Array | None = None,
     ) -> None:
-        """rows: float64[taps, n, 6] of the reference, outputs and strata: of the same requests.
+        """rows: float64[taps, n, 6] of the reference, outputs, strata and distances: of the same requests.
 
-        strata: int64[n], below `number`; see `Ranks`.
+        strata: int64[n], below `number`; see `Ranks`. distances: float64[taps, n] in the `MeanSpace` that every fourth
+        of them made, NaN where a tap has none.
         """
         requests = rows.shape[1]
         strata = np.zeros(requests, dtype=np.int64) if strata is None else strata
-        part = slice(None, None, _FIT_STRIDE)
+        part = slice(None, None, FIT_STRIDE)
         described = features(rows)
         unbroken = np.where(_broken(rows)[..., None], np.nan, described)
-        at_taps = [_Whitened.fit(tap, _ridge) for tap in unbroken[:, part]]
+        at_taps = [Whitened.fit(tap, ridge) for tap in unbroken[:, part]]
         self._centres = np.stack([whitened.centre for whitened in at_taps])
         self._matrices = np.stack([whitened.matrix for whitened in at_taps])
-        self._at_output = _Whitened.fit(_finite(outputs.logits)[part], ledoit_wolf) if outputs else None
-        scores = self._scores(rows, outputs)
+        self._at_output = Whitened.fit(finite(outputs.logits)[part], ledoit_wolf) if outputs else None
+        alone: npt.NDArray[np.bool_] = np.ones(len(rows), dtype=np.bool_)
+        if distances is not None:
+            alone = np.asarray(np.isnan(distances).all(axis=1))
+        self._projected = ~alone
+        self._width = len(SCORES) - int(alone.all())
+        scores = self._scores(rows, outputs, distances)
         everything = scores.copy()
         scores[:, part, 0] = np.nan
-        kinds = [len(SCORES)] * len(rows) + [len(OUTPUT_SCORES)] * (outputs is not None)
+        scores[:, part, _MEANS:] = np.nan
+        kinds = [len(SCORES) - missing for missing in alone.astype(int).tolist()] + [len(OUTPUT_SCORES)] * (
+            outputs is not None
+        )
         self.kinds: tuple[int, ...] = tuple(kinds)
         self.ranks = Ranks([list(layer.T) for layer in scores], strata, number)
         z = flat(self.ranks.normal_scores(everything, strata, np.random.default_rng(0)))
-        held_out = np.arange(requests) % _FIT_STRIDE != 0
+        held_out = np.arange(requests) % FIT_STRIDE != 0
         self.covariance = ledoit_wolf(z[part] - z[part].mean(axis=0))
         self.reference = z[held_out]
         self.reference_strata = strata[held_out]
 
     def normal_scores(
-        self, rows: Array, outputs: OutputRows | None, strata: Integers | None, rng: np.random.Generator
+        self,
+        rows: Array,
+        outputs: OutputRows | None,
+        strata: Integers | None,
+        rng: np.random.Generator,
+        distances: Array | None = None,
     ) -> Array:
-        """float64[n, layers, 6], see `Ranks.normal_scores`; NaN where a request did not reach a layer."""
-        strata = np.zeros(rows.shape[1], dtype=np.int64) if strata is None else strata
-        return self.ranks.normal_scores(self._scores(rows, outputs), strata, rng)
+        """float64[n, layers, 7], see `Ranks.normal_scores`; NaN where a request did not reach a layer.
 
-    def _scores(self, rows: Array, outputs: OutputRows | None) -> Array:
-        """float64[layers, n, 6]; the output has three, and NaN in place of the others."""
+        Six wide where no tap has distances.
+        """
+        strata = np.zeros(rows.shape[1], dtype=np.int64) if strata is None else strata
+        return self.ranks.normal_scores(self._scores(rows, outputs, distances), strata, rng)
+
+    def _scores(self, rows: Array, outputs: OutputRows | None, distances: Array | None) -> Array:
+        """float64[layers, n, width]; the output has three, and NaN in place of the others."""
         described = features(rows)
         taps, requests, _ = described.shape
-        scores = np.full((taps + (self._at_output is not None), requests, len(SCORES)), np.nan)
+        scores = np.full((taps + (self._at_output is not None), requests, self._width), np.nan)
         white = (described - self._centres[:, None]) @ self._matrices
         scores[:taps, :, 0] = np.sqrt(np.einsum("tnf,tnf->tn", white, white))
-        scores[:taps, :, 1:] = described
+        scores[:taps, :, 1:_MEANS] = described
+        if self._projected.any() and distances is not None:
+            scores[:taps, :, _MEANS] = distances
         scores[:taps][_broken(rows)] = np.inf
+        scores[:taps][~self._projected, :, _MEANS:] = np.nan
         if self._at_output and outputs:
             strange = np.isinf(outputs.energy)
-            scores[taps, :, 0] = self._at_output.distance(_finite(outputs.logits))
+            scores[taps, :, 0] = self._at_output.distance(finite(outputs.logits))
             scores[taps, :, 1], scores[taps, :, 2] = outputs.energy, outputs.margin
             scores[taps, strange, : len(OUTPUT_SCORES)] = np.inf
         return scores
 
 
 def flat(z: Array) -> Array:
-    """float64[n, layers, scores] -> [n, layers * scores]; what says nothing is in the middle."""
-    flat = z.reshape(len(z), math.prod(z.shape[1:]))
+    """float64[n, layers, scores] -> [n, layers * 6], of all but `channel_means`; what says nothing is in the middle.
+
+    A distance is no direction, and one more score a tap would make the direction dearer by a sixth.
+    """
+    directed = z[..., :_MEANS]
+    flat = directed.reshape(len(z), math.prod(directed.shape[1:]))
     return np.where(np.isnan(flat), 0.0, flat)
-
-
-def _finite(values: Array) -> Array:
-    """NaN for rows that are not finite throughout."""
-    return np.where(np.isfinite(values).all(axis=1, keepdims=True), values, np.nan)
 
 
 def features(rows: Array) -> Array:
@@ -131,53 +169,3 @@ def features(rows: Array) -> Array:
 def _broken(rows: Array) -> npt.NDArray[np.bool_]:
     """Requests with NaN or infinite values: whatever their other values say, nothing is stranger."""
     return np.greater(rows[..., ROW_STATISTICS.index("nonfinite")], 0)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Whitened:
-    """centre: float64[p]. matrix: float64[p, p], makes vectors less the centre white."""
-
-    centre: Array
-    matrix: Array
-
-    @classmethod
-    def fit(cls, vectors: Array, shrink: Callable[[Array], Array]) -> _Whitened:
-        """vectors: float64[n, p], rows with NaN are left out. shrink: standardised vectors -> covariance."""
-        known = vectors[~np.isnan(vectors).any(axis=1)]
-        width = vectors.shape[1]
-        if not len(known):
-            return cls(np.zeros(width), np.eye(width))
-        centre = known.mean(axis=0)
-        # What never moved still has rounding errors, which are no measure of strangeness.
-        scale = np.maximum(known.std(axis=0), _RELATIVE_NOISE * (1.0 + np.abs(centre)))
-        covariance = shrink((known - centre) / scale)
-        return cls(centre, np.linalg.inv(np.linalg.cholesky(covariance)).T / scale[:, None])
-
-    def distance(self, vectors: Array) -> Array:
-        white = (vectors - self.centre) @ self.matrix
-        distance: Array = np.sqrt(np.einsum("nf,nf->n", white, white))
-        return distance
-
-
-def _ridge(standard: Array) -> Array:
-    """Correlation shrunk towards the identity by p / (p + n), so features may repeat each other."""
-    n, p = standard.shape
-    part = p / (p + n)
-    shrunk: Array = (1 - part) * standard.T @ standard / n + part * np.eye(p)
-    return shrunk
-
-
-def ledoit_wolf(standard: Array) -> Array:
-    """Covariance of float64[n, p] with mean 0, shrunk towards a multiple of the identity by what its error asks for.
-
-    Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance matrices, 2004, eq. 14.
-    """
-    n, p = standard.shape
-    sample = standard.T @ standard / n
-    # What never varies has a covariance of 0, which has no inverse.
-    target = (np.trace(sample) / p or 1.0) * np.eye(p)
-    spread = np.sum((sample - target) ** 2)
-    error = (np.mean(np.sum(standard**2, axis=1) ** 2) - np.sum(sample**2)) / n
-    part = max(min(error / spread, 1.0), _LEAST_SHRINKAGE) if spread > 0 else 1.0
-    shrunk: Array = part * target + (1 - part) * sample
-    return shrunk

@@ -10,6 +10,7 @@ from sidecar.drift.groups import ROUTE, frequent
 from sidecar.drift.nodrift import NoDrift
 from sidecar.drift.reference import Reference
 from sidecar.drift.scores import stack_rows
+from sidecar.drift.space import MeanSpace
 from sidecar.drift.strata import labels
 from sidecar.errors import BaselineError
 from sidecar.sketch import OutputRows, RequestRows
@@ -35,6 +36,7 @@ def snapshot(
         for tap in taps
     }
     outputs = [one.outputs for one in readings if one.outputs]
+    stacked = stack_rows(rows, taps)
     return Reference(
         model=model,
         version=version,
@@ -42,7 +44,10 @@ def snapshot(
         taps=tuple(taps),
         sketches=tuple(timeline.window(seconds, tap) for tap in taps),
         nodrift=tuple(nodrift),
-        rows=stack_rows(rows, taps),
+        rows=stacked,
+        # The timeline keeps no projections, so that a window stays small.
+        space=MeanSpace.unknown(len(taps)),
+        distances=np.full(stacked.shape[:2], np.nan),
         weights=np.concatenate([one.weights for one in readings]),
         common=np.concatenate([one.common for one in readings]),
         outputs=OutputRows.concat(outputs) if len(outputs) == len(readings) else None,

@@ -5,13 +5,16 @@ from sidecar.sketch.counts import Counts
 from sidecar.sketch.distinct import Distinct
 from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, edges
 from sidecar.sketch.moments import Moments
+from sidecar.sketch.projection import PROJECTIONS, SIGN_HASH, project, signs
 from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows, signatures
 from sidecar.sketch.tap import TapSketch
 
 __all__ = [
     "BINS",
     "MANTISSA_BITS",
+    "PROJECTIONS",
     "ROW_STATISTICS",
+    "SIGN_HASH",
     "Channels",
     "Counts",
     "Distinct",
@@ -23,5 +26,7 @@ __all__ = [
     "TapSketch",
     "bin_index",
     "edges",
+    "project",
     "signatures",
+    "signs",
 ]

@@ -30,11 +30,14 @@ class RequestRows:
     given. A mean over requests is weighted by them (Horvitz and Thompson, JASA 47, 1952).
     common: bool[n], sampled at the rate that held for all requests of its moment; true if not given. Only
     these have the mix of the traffic, and may be compared one by one with those of another time.
+    projections: float32[n, p], `project` of the mean of each channel over the request's positions; infinite where it
+    is not finite, p is 0 where none were taken.
     """
 
     values: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64] = field(default_factory=lambda: np.ones(1))
     common: npt.NDArray[np.bool_] = field(default_factory=lambda: np.ones(1, dtype=np.bool_))
+    projections: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((1, 0), np.float32))
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2 or self.values.shape[1] != len(ROW_STATISTICS):
@@ -44,6 +47,10 @@ class RequestRows:
             if given.shape not in ((1,), (len(self),)):
                 raise SketchError(f"{name} of {len(self)} request rows are [{len(self)}], not {given.shape}")
             object.__setattr__(self, name, np.broadcast_to(given, len(self)))
+        width = self.projections.shape[-1]
+        if self.projections.shape not in ((1, 0), (len(self), width)):
+            raise SketchError(f"{self.projections.shape} are no projections of {len(self)} request rows")
+        object.__setattr__(self, "projections", np.broadcast_to(self.projections, (len(self), width)))
 
     @classmethod
     def empty(cls) -> RequestRows:
@@ -53,11 +60,19 @@ class RequestRows:
     def concat(cls, parts: Sequence[RequestRows]) -> RequestRows:
         if not parts:
             return cls.empty()
+        width = max(part.projections.shape[1] for part in parts)
         return cls(
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.weights for part in parts]),
             np.concatenate([part.common for part in parts]),
+            np.concatenate([part.projected(width) for part in parts]),
         )
+
+    def projected(self, width: int) -> npt.NDArray[np.float32]:
+        """The projections, float32[n, width]; NaN where none were taken."""
+        if self.projections.shape[1] == width:
+            return self.projections
+        return np.full((len(self), width), np.nan, np.float32)
 
     def __len__(self) -> int:
         return len(self.values)

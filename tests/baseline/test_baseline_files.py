@@ -106,7 +106,7 @@ def test_the_export_can_be_read_without_this_program(recorded):
     read = json.loads(to_json(recorded()))
     assert (read["format"], read["version"], read["header"]["model"]) == (
         "sidecar-baseline-json",
-        1,
+        2,
         "digits",
     )
     sketch = read["sketches"][0]
@@ -116,7 +116,7 @@ def test_the_export_can_be_read_without_this_program(recorded):
 
 DAMAGE = [
     (lambda read: read.update(format="x"), "its format must be 'sidecar-baseline-json'"),
-    (lambda read: read.update(version=2), "has JSON version 2, supported is 1"),
+    (lambda read: read.update(version=1), "has JSON version 1, supported is 2"),
     (lambda read: read.pop("header"), "is not a whole baseline: KeyError"),
     (lambda read: read["sketches"].pop(), "is not a whole baseline"),
     (lambda read: read["sketches"][0]["channels"]["fires"].pop(), "channel arrays differ in shape"),

@@ -7,7 +7,7 @@ import numpy as np
 
 from sidecar.drift import DriftMonitor
 from sidecar.settings import DriftSettings
-from sidecar.sketch import OutputRows, Reading, RequestRows, TapSketch
+from sidecar.sketch import PROJECTIONS, OutputRows, Reading, RequestRows, TapSketch
 from sidecar.timeline import Timeline
 from sidecar.types import Tap
 
@@ -46,7 +46,8 @@ def reading(taps: tuple[Tap, ...], requests: int, rng: np.random.Generator) -> R
             normal[:, 0], np.exp(0.1 * normal[:, 1]), 5 * np.exp(0.1 * normal[:, 2]), 0.3 + 0.05 * normal[:, 3],
             3 * np.exp(0.2 * np.abs(normal[:, 4])), np.zeros(requests),
         ]  # fmt: skip
-        rows[tap] = RequestRows(np.stack(columns, axis=1))
+        projections = rng.normal(size=(requests, PROJECTIONS)).astype(np.float32)
+        rows[tap] = RequestRows(np.stack(columns, axis=1), projections=projections)
     logits = 3 * rng.normal(size=(requests, CLASSES))
     ordered = np.sort(logits, axis=1)
     outputs = OutputRows(

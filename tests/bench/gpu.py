@@ -45,7 +45,7 @@ class Tap(nn.Module):
         self.register_buffer("bank", torch.zeros(1, dtype=torch.int32, device="cuda"))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        held = self.state.histogram, self.state.integers, self.state.floats
+        held = self.state.held
         observe(x, -1, self.row_slot, 1, self.bank, *held, SLOTS, NEAR_ZERO)
         return x
 

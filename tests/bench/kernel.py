@@ -35,7 +35,7 @@ def bound(x: torch.Tensor, channel_dim: int = -1) -> Callable[[], object]:
     rows = x.shape[0]
     state = TapState(x.shape[channel_dim], rows, x.device)
     row_slot, bank = torch.arange(rows, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
-    kept = OpState(row_slot, 1, bank, state.histogram, state.integers, state.floats, rows, NEAR_ZERO)
+    kept = OpState(row_slot, 1, bank, *state.held, rows, NEAR_ZERO)
     observe = bind(x.device, channel_dim, kept)
     return lambda: observe(x)
 

@@ -52,7 +52,7 @@ class Fold:
         self, x: torch.Tensor, slots: Sequence[int], channel_dim: int = -1, per_slot: int = 1
     ) -> Fold:
         row_slot = torch.tensor(slots, dtype=torch.int32)
-        held = self.state.histogram, self.state.integers, self.state.floats
+        held = self.state.held
         self.kernel(x, channel_dim, row_slot, per_slot, self.bank, *held, self.capacity, NEAR_ZERO)
         return self
 
@@ -135,7 +135,7 @@ def run_batch(tap):
         values = [float(request.id) for request in requests for _ in range(request.rows)]
         x = torch.tensor(values)[:, None].expand(-1, tap.channels)
         state = recorder.states[tap]
-        held = state.histogram, state.integers, state.floats
+        held = state.held
         observe(x, -1, recorder.row_slot, 1, recorder.bank, *held, state.slots, NEAR_ZERO)
 
     return run

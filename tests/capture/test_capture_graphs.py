@@ -34,9 +34,7 @@ class Tapped(nn.Module):
             self.row_slot,
             1,
             self.bank,
-            state.histogram,
-            state.integers,
-            state.floats,
+            *state.held,
             4,
             NEAR_ZERO,
         )
@@ -94,11 +92,11 @@ def test_an_exported_model_still_observes(x, expected):
 
 def test_the_op_declares_what_it_mutates_and_runs_without_data():
     written = [argument.name for argument in observe._schema.arguments if argument.is_write]
-    assert written == ["histogram", "integers", "floats"]
+    assert written == ["histogram", "integers", "floats", "projections"]
     state = TapState(5, 4, torch.device("meta"))
     row_slot, bank = (torch.zeros(1, dtype=torch.int32, device="meta") for _ in range(2))
     x = torch.empty(3, 5, device="meta")
-    held = state.histogram, state.integers, state.floats
+    held = state.held
     assert observe(x, -1, row_slot, 1, bank, *held, 4, NEAR_ZERO) is None
 
 

@@ -31,7 +31,7 @@ def test_ten_thousand_batches_of_sampled_unsampled_and_padding_rows_add_up_exact
     recorder = make_recorder(slots=4 * CHUNK, max_rows=ROWS)
     state = TapState(CHANNELS, 4 * CHUNK, torch.device("cpu"))
     recorder.states = {tap: state}
-    held = state.histogram, state.integers, state.floats
+    held = state.held
     kept = OpState(recorder.row_slot, 1, recorder.bank, *held, state.slots, NEAR_ZERO)
     observe = bind(torch.device("cpu"), -1, kept)
     pool = rng.normal(0, 3, (997, POSITIONS, CHANNELS)).astype(np.float32)

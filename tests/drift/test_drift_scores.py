@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from sklearn import covariance
 
-from sidecar.drift.scores import SCORES, Scorer, ledoit_wolf, stack_rows
+from sidecar.drift.scores import SCORES as ALL_SCORES
+from sidecar.drift.scores import Scorer, stack_rows
+from sidecar.drift.whitening import ledoit_wolf
 from sidecar.sketch import OutputRows, RequestRows
+
+SCORES = ALL_SCORES[:-1]
+"""Those of a tap without projections."""
 
 
 def rows(rng, requests, taps=1, grain=None):

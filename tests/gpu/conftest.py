@@ -51,7 +51,7 @@ class Fold:
 
     def __call__(self, x: torch.Tensor, slots: Sequence[int], channel_dim: int = -1) -> Fold:
         row_slot = torch.tensor(slots, dtype=torch.int32, device="cuda")
-        held = self.state.histogram, self.state.integers, self.state.floats
+        held = self.state.held
         observe(x, channel_dim, row_slot, 1, self.bank, *held, 16, NEAR_ZERO)
         return self
 
@@ -78,7 +78,7 @@ class Tapped(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = x * 2
-        held = self.state.histogram, self.state.integers, self.state.floats
+        held = self.state.held
         observe(hidden, -1, self.row_slot, 1, self.bank, *held, SLOTS, NEAR_ZERO)
         return hidden * self.weight
 
