@@ -19,7 +19,7 @@ from sidecar.console.questions import Filter, HistogramQuestion, LayerQuestion, 
 from sidecar.console.scope import Floats, Scope, brief, covered, shift, told
 from sidecar.sketch import TapSketch
 from sidecar.sketch.histogram import bounds
-from sidecar.timeline.statistics import always_on, channel_rms, dead, massive, statistics
+from sidecar.timeline.statistics import statistics
 
 SPIKE_SIGMAS = 6.0
 SATURATED = 0.99
@@ -33,7 +33,7 @@ def layer(scope: Scope, asked: LayerQuestion) -> LayerAnswer:
     panes = scope.panes(subject, asked)
     sketch = scope.merged(panes, tap)
     channels, reference = sketch.channels, scope.reference(subject, tap)
-    rms = channel_rms(sketch)
+    rms = sketch.channels.rms
     return LayerAnswer(
         tap=told(tap),
         covered=covered(subject, panes, sketch.counts.requests),
@@ -90,7 +90,7 @@ def neurons(scope: Scope, asked: NeuronsQuestion) -> NeuronsAnswer:
     panes = scope.panes(subject, asked)
     sketch = scope.merged(panes, tap)
     reference = scope.reference(subject, tap)
-    channels, rms, rate = sketch.channels, channel_rms(sketch), _rate(sketch)
+    channels, rms, rate = sketch.channels, sketch.channels.rms, _rate(sketch)
     moved = shift(reference, sketch) if reference else np.full(len(channels), math.nan)
     passed = np.flatnonzero(_filtered(sketch, rms, asked))
     by: dict[Order, Floats] = {
@@ -128,11 +128,11 @@ def neurons(scope: Scope, asked: NeuronsQuestion) -> NeuronsAnswer:
 
 def _filtered(sketch: TapSketch, rms: Floats, asked: NeuronsQuestion) -> np.typing.NDArray[np.bool_]:
     if asked.filter is Filter.DEAD:
-        return dead(sketch)
+        return sketch.channels.dead()
     if asked.filter is Filter.ALWAYS_ON:
-        return always_on(sketch)
+        return sketch.channels.always_on()
     if asked.filter is Filter.MASSIVE:
-        return massive(sketch)
+        return sketch.massive()
     if asked.filter is Filter.SATURATED and asked.bound is not None:
         # The rms is at the bound only where nearly all values are.
         return np.greater_equal(rms, SATURATED * asked.bound)

@@ -14,8 +14,6 @@ from sidecar.sketch.formats import FORMATS, NARROW, Loss, best_exponent, headroo
 from sidecar.types import Tap
 
 TOP = 10
-MASSIVE = 100.0
-MASSIVE_OVER_MEDIAN = 1000.0
 OUTLIER_POSITIONS = 0.06
 OUTLIER_LAYERS = 0.25
 
@@ -68,7 +66,7 @@ def instability(window: TapSketch, reference: TapSketch | None, before: TapSketc
         rms_growth=_octaves(window, reference) if reference else math.nan,
         rms_change=_octaves(window, before),
         narrowed={target.name: _narrowed(window, target.name) for target in NARROW},
-        massive=massive_channels(window),
+        massive=int(window.massive().sum()),
         rms_kurtosis=window.channels.rms_kurtosis,
         churn=churn(before, window),
         dead_channels=int(window.channels.dead().sum()),
@@ -87,15 +85,6 @@ def _narrowed(window: TapSketch, name: str) -> Narrowed:
     (target,) = [one for one in NARROW if one.name == name]
     exponent = best_exponent(window.absmax, target)
     return Narrowed(loss(window.histogram, target), exponent, loss(window.histogram, target, exponent))
-
-
-def massive_channels(window: TapSketch) -> int:
-    """Channels whose absmax is massive: above 100, and 1,000 times the median of |x| or more."""
-    median = window.histogram.median_magnitude
-    if math.isnan(median):
-        return 0
-    absmax = window.channels.absmax
-    return int(np.count_nonzero((absmax > MASSIVE) & (absmax >= MASSIVE_OVER_MEDIAN * median)))
 
 
 def churn(before: TapSketch, window: TapSketch) -> float:

@@ -17,6 +17,8 @@ from sidecar.sketch.histogram import BINS, Histogram, bin_index
 from sidecar.sketch.moments import Moments
 
 OUTLIER = 6.0
+MASSIVE = 100.0
+MASSIVE_OVER_MEDIAN = 1000.0
 
 
 @dataclass(slots=True, eq=False)
@@ -136,6 +138,12 @@ class TapSketch:
     def float16_headroom(self) -> float:
         """Doublings left before float16 overflows, log2(65504 / absmax); +inf where all values are 0."""
         return headroom(self.absmax, FLOAT16)
+
+    def massive(self) -> npt.NDArray[np.bool_]:
+        """bool[C]: |x| above 100 and at least 1,000 times the median of |x|; Sun 2024, arXiv 2402.17762."""
+        absmax = self.channels.absmax
+        # Nothing is at least NaN, the median without values.
+        return (absmax > MASSIVE) & (absmax >= MASSIVE_OVER_MEDIAN * self.histogram.median_magnitude)
 
     def _share(self, count: int) -> float:
         return count / self.counts.values if self.counts.values else math.nan

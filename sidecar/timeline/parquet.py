@@ -17,7 +17,7 @@ from sidecar.sketch.histogram import bounds
 from sidecar.timeline.history import Kept, Recall
 from sidecar.timeline.levels import columns
 from sidecar.timeline.schema import reading
-from sidecar.timeline.statistics import STATISTICS, channel_rms
+from sidecar.timeline.statistics import STATISTICS
 from sidecar.types import Tap
 
 _EVERY = 10**9
@@ -127,7 +127,7 @@ def _channels(sketch: TapSketch) -> dict[str, Any]:
     channels = sketch.channels
     return {
         "channel_mean": channels.mean.astype(np.float32),
-        "channel_rms": channel_rms(sketch).astype(np.float32),
+        "channel_rms": sketch.channels.rms.astype(np.float32),
         "channel_absmax": channels.absmax.astype(np.float32),
         "channel_fires": channels.fires,
         "channel_outliers": channels.outliers,
