@@ -196,11 +196,13 @@ class Recorder:
     def _read(self, bank: int) -> Reading:
         used = self._used[bank]
         weights, common = self._weights[bank, :used].copy(), self._common[bank, :used].copy()
-        sketches, rows = {}, {}
+        sketches, rows, peaks = {}, {}, {}
         contents = self.banks.fetch(self.states, bank)
         for (tap, state), held in zip(self.states.items(), contents, strict=True):
             sketches[tap], seen = state.decode(held, used)
             rows[tap] = replace(seen, weights=weights, common=common)
+            if found := state.found_peaks(held):
+                peaks[tap] = found
         self.banks.clear(self.states, bank, used, [_pivot(sketch.moments) for sketch in sketches.values()])
         self._used[bank] = 0
         return Reading(
@@ -212,6 +214,7 @@ class Recorder:
             traces=tuple(self._traces[bank][:used]),
             parameters=tuple(self._parameters[bank][:used]),
             outputs=self._outputs.take(bank, used) if self._outputs else None,
+            peaks=peaks,
         )
 
     def _charge(self, bank: int, reading: Reading) -> None:

@@ -5,6 +5,7 @@ from sidecar.sketch.counts import Counts
 from sidecar.sketch.distinct import Distinct
 from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, edges
 from sidecar.sketch.moments import Moments
+from sidecar.sketch.peaks import Peaks
 from sidecar.sketch.projection import PROJECTIONS, SIGN_HASH, project, signs
 from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows, signatures
 from sidecar.sketch.tap import TapSketch
@@ -21,6 +22,7 @@ __all__ = [
     "Histogram",
     "Moments",
     "OutputRows",
+    "Peaks",
     "Reading",
     "RequestRows",
     "TapSketch",
