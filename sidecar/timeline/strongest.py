@@ -73,13 +73,13 @@ class Strongest:
         self._lock = threading.Lock()
 
     def add(self, reading: Reading) -> None:
-        names: dict[int, int] = {}
+        names = _Names(reading.ids)
         with self._lock:
             for tap, peaks in reading.peaks.items():
                 self._found.add(tap)
-                self._merge(self._kept[tap], peaks, reading, names)
+                self._merge(self._kept[tap], peaks, names, reading.at)
             if self._keep == "plain":
-                self._ids |= {name: reading.ids[place] for place, name in names.items() if name != _UNNAMED}
+                self._ids |= names.found
                 if len(self._ids) > MOST_IDS:
                     self._forget()
 
@@ -104,20 +104,15 @@ class Strongest:
             [Likeness(int(other), int(shared[other])) for other in ordered if shared[other]],
         )
 
-    def _merge(self, kept: npt.NDArray[Any], peaks: Peaks, reading: Reading, names: dict[int, int]) -> None:
-        """names: of the reading's requests, as far as they are known; more are added."""
+    def _merge(self, kept: npt.NDArray[Any], peaks: Peaks, names: _Names, at: float) -> None:
         risen = np.flatnonzero((peaks.requests >= 0) & (np.abs(peaks.values) > np.abs(kept["value"][:, -1])))
         if not risen.size:
             return
-        places = peaks.requests[risen]
-        for place in np.unique(places).tolist():
-            if place not in names:
-                names[place] = _name(reading.ids[place]) if reading.ids else _UNNAMED
         joined = np.zeros((risen.size, KEPT + 1), dtype=_ENTRY)
         joined[:, :KEPT] = kept[risen]
         joined["value"][:, KEPT] = peaks.values[risen]
-        joined["at"][:, KEPT] = int(reading.at)
-        joined["name"][:, KEPT] = [names[place] for place in places.tolist()]
+        joined["at"][:, KEPT] = int(at)
+        joined["name"][:, KEPT] = names.of(peaks.requests[risen])
         self._once(joined)
         order = np.argsort(-np.abs(joined["value"]), axis=1, kind="stable")[:, :KEPT]
         kept[risen] = np.take_along_axis(joined, order, axis=1)
@@ -142,5 +137,22 @@ class Strongest:
         return known[name] or f"{name:016x}"
 
 
-def _name(id: str) -> int:
-    return int(hashed(id), 16) if id else _UNNAMED
+class _Names:
+    """Names of a reading's requests, of which only those that are asked for are hashed.
+
+    found: name -> id, of those that have one.
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._ids = ids
+        self.found: dict[int, str] = {}
+        self._names = np.zeros(len(ids), dtype=np.uint64)
+        self._known = np.array([not id for id in ids], dtype=np.bool_)
+
+    def of(self, requests: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
+        if not self._ids:
+            return np.zeros(requests.size, dtype=np.uint64)
+        for place in np.unique(requests[~self._known[requests]]).tolist():
+            name = int(hashed(self._ids[place]), 16)
+            self._known[place], self._names[place], self.found[name] = True, name, self._ids[place]
+        return self._names[requests]

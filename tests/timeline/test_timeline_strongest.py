@@ -41,9 +41,9 @@ def test_they_are_the_strongest_of_all_that_was_seen_each_request_once(given):
     kept = Strongest([TAP], "plain")
     best = [{} for _ in range(3)]
     kept.add(reading(["first"], [-1] * 3, [0] * 3))
-    for ids, places, values in given:
-        there = [place < len(ids) and value != 0 for place, value in zip(places, values, strict=True)]
-        places = np.where(there, places, -1).tolist()
+    for ids, drawn, values in given:
+        there = [place < len(ids) and value != 0 for place, value in zip(drawn, values, strict=True)]
+        places = np.where(there, drawn, -1).tolist()
         kept.add(reading(ids, places, values))
         for channel, (place, value) in enumerate(zip(places, values, strict=True)):
             if place >= 0:
