@@ -317,10 +317,11 @@ def _accumulate_of(kind: int) -> Any:
         smallest_normal, largest: as bits of a float32.
 
         sums: 4-byte cells [columns, HELD, LANES], added to: sum and squares about the pivot, bits of absmax, fires,
-        outliers, and where absmax rose `code`, with one more where the value is negative. found: float64[FOUND], overwritten with what the summed columns hold together: four power sums,
-        minimum, maximum, fires, outliers, subnormals. histogram: int32[HISTOGRAM_TABLES, BINS], added to; 0.0 counts
-        in the last bin, -0.0 in the last of the positive ones. projection: float32[PROJECTIONS], to which the slot's
-        sums are added as in `sketch.project`; the first channel is `first_channel`. All are addresses.
+        outliers, and where absmax rose `code`, with one more where the value is negative. found: float64[FOUND],
+        overwritten with what the summed columns hold together: four power sums, minimum, maximum, fires, outliers,
+        subnormals. histogram: int32[HISTOGRAM_TABLES, BINS], added to; 0.0 counts in the last bin, -0.0 in the last of
+        the positive ones. projection: float32[PROJECTIONS], to which the slot's sums are added as in `sketch.project`;
+        the first channel is `first_channel`. All are addresses.
         """
         wide, single, bits = types.int64, types.float32, types.uint32
         signature = types.int64(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sidecar.console.answers import Covered, TapAnswer
 from sidecar.console.questions import OfModel, Range
+from sidecar.console.reruns import Reruns
 from sidecar.errors import InvalidInputError, UnknownModelError, WithheldError
 from sidecar.export.activations import Watched
 from sidecar.sketch import TapSketch
@@ -28,6 +29,7 @@ class Scope:
     """Everything that answers are made from, at the moment of one question.
 
     watched: model versions that are served. store: how the panes on disk fare; None where none are kept.
+    reruns: of inputs; None where nobody may ask for them.
     """
 
     recall: Recall
@@ -35,6 +37,7 @@ class Scope:
     store: Callable[[], StoreStatus] | None
     min_requests: int
     clock: Clock
+    reruns: Reruns | None = None
 
     def subject(self, asked: OfModel) -> Subject:
         """The model version that is meant, with the taps it had last. Raises UnknownModelError."""
@@ -86,11 +89,11 @@ class Scope:
         self.require(sketch.counts.requests)
         return sketch
 
-    def require(self, requests: int) -> None:
+    def require(self, requests: int, happened: str = "requests were observed there") -> None:
         if requests < self.min_requests:
             raise WithheldError(
-                f"{requests} requests were observed there, console.min_requests is {self.min_requests}: an aggregate "
-                "of so few could tell of one of them"
+                f"{requests} {happened}, console.min_requests is {self.min_requests}: an aggregate of so few could tell "
+                "of one of them"
             )
 
     def reference(self, subject: Subject, tap: Tap) -> TapSketch | None:

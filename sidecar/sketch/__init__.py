@@ -9,6 +9,7 @@ from sidecar.sketch.peaks import Peaks
 from sidecar.sketch.projection import PROJECTIONS, SIGN_HASH, project, signs
 from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows, signatures
 from sidecar.sketch.tap import TapSketch
+from sidecar.sketch.together import Together
 
 __all__ = [
     "BINS",
@@ -26,6 +27,7 @@ __all__ = [
     "Reading",
     "RequestRows",
     "TapSketch",
+    "Together",
     "bin_index",
     "edges",
     "project",

@@ -98,11 +98,17 @@ class Strongest:
         ordered = np.argsort(-shared, kind="stable")[:most]
         return Drivers(
             [
-                Driver(self._shown(int(one["name"]), known), float(one["value"]), float(one["at"]))
+                Driver(self._named(int(one["name"]), known), float(one["value"]), float(one["at"]))
                 for one in own
             ],
             [Likeness(int(other), int(shared[other])) for other in ordered if shared[other]],
         )
+
+    def shown(self, id: str) -> str | None:
+        """A request's id as the settings let it be seen; None where they do not, or it has none."""
+        if self._keep == "none" or not id:
+            return None
+        return id if self._keep == "plain" else hashed(id)
 
     def _merge(self, kept: npt.NDArray[Any], peaks: Peaks, names: _Names, at: float) -> None:
         risen = np.flatnonzero((peaks.requests >= 0) & (np.abs(peaks.values) > np.abs(kept["value"][:, -1])))
@@ -131,7 +137,7 @@ class Strongest:
         live = [name for name in self._ids if named[np.searchsorted(named, name) % named.size] == name]
         self._ids = {name: self._ids[name] for name in live[-(MOST_IDS // 2) :]}
 
-    def _shown(self, name: int, known: dict[int, str | None]) -> str | None:
+    def _named(self, name: int, known: dict[int, str | None]) -> str | None:
         if self._keep == "none" or name == _UNNAMED:
             return None
         return known[name] or f"{name:016x}"
