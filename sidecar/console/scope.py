@@ -92,8 +92,8 @@ class Scope:
     def require(self, requests: int, happened: str = "requests were observed there") -> None:
         if requests < self.min_requests:
             raise WithheldError(
-                f"{requests} {happened}, console.min_requests is {self.min_requests}: an aggregate of so few could tell "
-                "of one of them"
+                f"{requests} {happened}, console.min_requests is {self.min_requests}: an aggregate of so few "
+                "could tell of one of them"
             )
 
     def reference(self, subject: Subject, tap: Tap) -> TapSketch | None:
