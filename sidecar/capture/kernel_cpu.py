@@ -314,7 +314,7 @@ def observe(
     integers = carray(pointer(integers_address, np.int64(0)), (2, integer_cells))[writing]
     floats = carray(pointer(floats_address, np.float64(0)), (2, float_cells))[writing]
     projections = projections_address + writing * slots * PROJECTIONS * 4
-    peaks = carray(pointer(peaks_address, np.int32(0)), (2, channels))[writing]
+    peaks = carray(pointer(peaks_address, np.int64(0)), (2, channels))[writing]
     row_slot = carray(pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
     slot_counts = integers[2 * channels : 2 * channels + slots * SLOT_COUNTS].reshape((slots, SLOT_COUNTS))
     of_channels = floats[PIVOT_CELLS : PIVOT_CELLS + 3 * channels].reshape((3, channels))

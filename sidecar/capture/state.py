@@ -55,7 +55,7 @@ class TapState(nn.Module):
             "integers": ((layout.integer_cells(channels, slots),), torch.int64),
             "floats": ((layout.float_cells(channels, slots),), torch.float64),
             "projections": ((slots, PROJECTIONS if on_cpu else 0), torch.float32),
-            "peaks": ((channels if on_cpu else 0,), torch.int32),
+            "peaks": ((channels if on_cpu else 0,), torch.int64),
         }
         for name, (shape, dtype) in shapes.items():
             buffer = torch.zeros(layout.BANKS, *shape, dtype=dtype, device=device)
