@@ -15,7 +15,7 @@ from sidecar.capture import UNKNOWN_DIMENSION, Drainer, Guard, Placement, Record
 from sidecar.drift import DriftMonitor, Reference
 from sidecar.errors import ModelError
 from sidecar.replay import Replay
-from sidecar.runtime import Runtime
+from sidecar.runtime import Runtime, vocabulary
 from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes
 from sidecar.settings import ModelSettings, Settings
@@ -109,13 +109,8 @@ def observe(
         reference,
         np.random.default_rng(everything.drift.seed),
     )
-    near_zero = everything.capture.near_zero
-    replay = (
-        Replay(model, plan, recorder.inputs, batched=settings.batching.max_rows > 0, near_zero=near_zero)
-        if recorder.inputs
-        else None
-    )
     strongest = Strongest(taps, everything.drift.keep_request_ids)
+    replay = _replay(model, settings, plan, recorder.inputs, everything.capture.near_zero)
     observation = Observation(taps, recorder, timeline, monitor, strongest, replay)
 
     def sink(reading: Reading) -> None:
@@ -137,6 +132,20 @@ def _reservoir(settings: ModelSettings, everything: Settings, clock: Clock) -> R
         )
         return None
     return Reservoir(most, random.Random(everything.drift.seed), clock) if most else None
+
+
+def _replay(
+    model: Runtime,
+    settings: ModelSettings,
+    plan: Sequence[Placement],
+    reservoir: Reservoir | None,
+    near_zero: float,
+) -> Replay | None:
+    if reservoir is None:
+        return None
+    words = vocabulary.read(settings.path) if settings.path else {}
+    batched = settings.batching.max_rows > 0
+    return Replay(model, plan, reservoir, batched=batched, near_zero=near_zero, words=words)
 
 
 def _tells_padding(settings: ModelSettings, plan: Sequence[Placement]) -> bool:

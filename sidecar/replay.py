@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from sidecar.types import KeptInput, Tap
 class Replay:
     """A `types.Replay` of one model version. Requests run beside it, on other variants of the model.
 
-    batched: dimension 0 of the inputs is the batch.
+    batched, near_zero, words: as there.
     """
 
     def __init__(
@@ -29,8 +29,9 @@ class Replay:
         *,
         batched: bool,
         near_zero: float,
+        words: Mapping[int, str],
     ) -> None:
-        self.batched, self.near_zero = batched, near_zero
+        self.batched, self.near_zero, self.words = batched, near_zero, words
         self._runtime, self._reservoir = runtime, reservoir
         self._channel_dims = {placement.tap: placement.channel_dim for placement in plan}
 

@@ -392,11 +392,13 @@ class Replay(Protocol):
     """Inputs of a model version that were kept, and a way to run them again beside its requests.
 
     batched: dimension 0 of the inputs is the batch. near_zero: |x| at or below it does not fire.
+    words: token id -> text, of an input `input_ids`; empty where they are not known.
     passed_over: requests so far whose inputs were too large to be kept.
     """
 
     batched: bool
     near_zero: float
+    words: Mapping[int, str]
 
     @property
     def passed_over(self) -> int: ...

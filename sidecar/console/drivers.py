@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ from sidecar.types import Replay, Tap, Tensor
 ALIKE = 10
 SHOWN = 8
 MOST_NUMBERS = 4096
+TOKENS = "input_ids"
+"""The input that holds token ids, as models of Hugging Face name it."""
 
 _GONE = "this version is not observed now, and the requests that drove it are kept in memory only"
 _NOT_SAID = "on this device the kernels do not say which request a magnitude came from"
@@ -146,13 +148,21 @@ def _shown(one: Rerun, replay: Replay, watched: Watched) -> ShownInput:
         peak=float(values[position]),
         positions=brief(values[:MOST_NUMBERS].astype(np.float64)),
         tensors=[
-            _tensor(name, tensor, tensor.array[row] if replay.batched else tensor.array, values.size)
+            _tensor(
+                name,
+                tensor,
+                tensor.array[row] if replay.batched else tensor.array,
+                values.size,
+                replay.words if name == TOKENS else {},
+            )
             for name, tensor in one.kept.inputs.items()
         ],
     )
 
 
-def _tensor(name: str, tensor: Tensor, row: npt.NDArray[np.generic], positions: int) -> ShownTensor:
+def _tensor(
+    name: str, tensor: Tensor, row: npt.NDArray[np.generic], positions: int, words: Mapping[int, str]
+) -> ShownTensor:
     flat = row.reshape(-1)[:MOST_NUMBERS]
     numbers: list[float] = []
     pieces: list[str] = []
@@ -161,7 +171,7 @@ def _tensor(name: str, tensor: Tensor, row: npt.NDArray[np.generic], positions: 
     elif tensor.datatype == "UINT8" and row.shape == (positions,):
         pieces = _texts([bytes(flat.tolist())], flat.size)
     elif tensor.datatype in ("INT32", "INT64", "UINT32", "UINT64"):
-        pieces = [str(value) for value in flat.tolist()]
+        pieces = [words.get(value, str(value)) for value in flat.tolist()]
     elif tensor.datatype == "BF16":
         numbers = brief((flat.astype(np.uint32) << 16).view(np.float32).astype(np.float64))
     else:

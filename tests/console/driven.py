@@ -33,7 +33,7 @@ def text(number):
 class Inputs:
     """A `types.Replay` of 25 inputs. Channel c of input i is i + c / 100 at its last position, and 0 before it."""
 
-    batched, near_zero = True, 2.0**-10
+    batched, near_zero, words = True, 2.0**-10, {24: " twenty", 25: "-four"}
 
     def __init__(self, inputs=image, count=REQUESTS, broken=False):
         self.passed_over = 2

@@ -65,7 +65,7 @@ def test_images_are_pictures_beside_the_unit_at_each_position(opened):
 def test_tokens_are_shaded_where_the_unit_is_large(opened):
     there = opened(tokens)
     shown = there.tab.locator(".inputs li").first.locator(".tokens span")
-    assert shown.all_inner_texts() == ["24", "25", "26", "27"]
+    assert shown.all_inner_texts() == [" twenty", "-four", "26", "27"]
     shades = [one.evaluate("span => getComputedStyle(span).backgroundColor") for one in shown.all()]
     assert [shade.endswith("0)") for shade in shades] == [True] * 3 + [False]
     assert shown.last.get_attribute("title") == "position 3: 24.07"

@@ -71,10 +71,10 @@ async def test_units_that_go_with_it_are_told_with_correlation_and_lift(ask, dri
     assert all((one["fires"], one["both"], one["lift"]) == (1, 1, 1) for one in together)
 
 
-async def test_token_ids_come_as_pieces(ask, driven):
+async def test_token_ids_come_as_the_words_that_are_known(ask, driven):
     answer = await ask("inputs", driven(Inputs(tokens)), **UNIT)
     ids, mask = answer["inputs"][0]["tensors"]
-    assert ids["pieces"] == ["24", "25", "26", "27"]
+    assert ids["pieces"] == [" twenty", "-four", "26", "27"]
     assert mask["pieces"] == ["1"] * 4
 
 

@@ -14,7 +14,7 @@ TAP = Tap(0, "resid", "blocks.0", 3)
 class Fake:
     """A replay whose runs take `seconds` on a clock that stands still otherwise."""
 
-    batched, near_zero, passed_over = True, 2.0**-10, 0
+    batched, near_zero, passed_over, words = True, 2.0**-10, 0, {}
 
     def __init__(self, inputs=4, seconds=0.0):
         self.now, self.rested, self.ran = 0.0, 0.0, []
