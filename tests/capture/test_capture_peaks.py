@@ -18,7 +18,7 @@ def peaks_of(fold):
 
 
 @given(cases(), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_peak_stands_in_a_request_that_has_that_value_however_its_rows_are_cut(case, data):
     values = case.values
     if values.size == 0:
@@ -32,14 +32,12 @@ def test_a_peak_stands_in_a_request_that_has_that_value_however_its_rows_are_cut
             seen(case.x[part], slots[part].tolist(), case.channel_dim)
     found = peaks_of(seen)
     finite = np.where(np.isfinite(values), values, 0).astype(np.float32)
-    for channel in range(values.shape[-1]):
-        observed = finite[slots >= 0, :, channel]
-        largest = np.abs(observed).max(initial=0.0)
-        assert abs(found.values[channel]) == largest
-        if largest == 0:
-            assert found.requests[channel] == -1
-        else:
-            assert found.values[channel] in finite[slots == found.requests[channel], :, channel]
+    largest = np.abs(finite[slots >= 0]).max(axis=(0, 1), initial=0.0)
+    assert np.array_equal(np.abs(found.values), largest)
+    assert np.array_equal(found.requests >= 0, largest > 0)
+    own = (slots[:, None] == found.requests)[:, None]
+    stands = (own & (finite == found.values)).any(axis=(0, 1))
+    assert stands[largest > 0].all()
 
 
 def test_a_bank_that_was_cleared_remembers_no_peak(kernel):

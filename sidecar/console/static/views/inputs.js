@@ -76,9 +76,9 @@ function drawnInput(tensor, positions, most) {
   if (!size) return [el("p", { class: "tokens" }, listed(tensor)), shadedText(positions.map((value) => number(value, 2)), positions, most)];
   const side = Math.sqrt(positions.length);
   return [
-    picture(size, greys(tensor, size), `${tensor.name}, ${size[0]} by ${size[1]}`),
+    painted(size, greys(tensor, size), `${tensor.name}, ${size[0]} by ${size[1]}`),
     positions.length > 1 && Number.isInteger(side)
-      ? picture([side, side], positions.map((value) => heat(value, most)), `The unit's value at ${side} by ${side} positions`)
+      ? painted([side, side], positions.map((value) => heat(value, most)), `The unit's value at ${side} by ${side} positions`)
       : shadedText(positions.map((value) => number(value, 2)), positions, most),
   ];
 }
@@ -128,7 +128,7 @@ function heat(value, most) {
   return `rgb(${value > 0 ? "232 119 34" : "44 123 210"} / ${(0.75 * part).toFixed(3)})`;
 }
 
-function picture([height, width], colours, told) {
+function painted([height, width], colours, told) {
   const canvas = el("canvas", { class: "picture", width, height, role: "img", "aria-label": told });
   const context = canvas.getContext("2d");
   colours.forEach((colour, place) => {
