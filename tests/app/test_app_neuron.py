@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sidecar.types import KeptInput
+from sidecar import runtime
+from sidecar.observation import observe
+from sidecar.types import KeptInput, Tensor
+from tests.runtime.graphs import model, node, save, square
 
 MODULE, UNIT = "blocks.3", 17
 
@@ -101,3 +104,18 @@ async def test_requests_run_on_while_inputs_are_run_again(configure, serve):
         status, _ = await asked
         assert status == 200
         assert client.model.status().failures == dict.fromkeys(client.recorder.guard.PARTS, 0)
+
+
+def test_an_onnx_model_is_run_again_too(configure, tmp_path):
+    proto = model([node("MatMul", "x w", "h"), node("Add", "h x", "y")], {"w": square()})
+    x = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
+    of_model = {
+        "runtime": "onnx", "source": None, "path": str(save(proto, tmp_path / "model.onnx")),
+        "inputs": [x], "outputs": [{**x, "name": "y"}], "taps": ["h"],
+    }  # fmt: skip
+    everything = configure(of_model, console={"keep_inputs": 4})
+    (settings,) = everything.models
+    seen = observe(runtime.load(settings), settings, everything, lambda _: None, lambda: 0.0)
+    given = np.arange(12, dtype=np.float32).reshape(3, 4)
+    found = seen.replay.activation(seen.taps[0], KeptInput("r", 0.0, {"x": Tensor("FP32", given)}, 3))
+    assert np.allclose(found, (given @ square())[:, None])
