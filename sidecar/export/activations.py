@@ -14,7 +14,7 @@ from prometheus_client.samples import Exemplar
 
 from sidecar.drift import DriftMonitor, LayerDrift
 from sidecar.drift.causes import Kind
-from sidecar.drift.nodrift import EffectSizes
+from sidecar.drift.sizes import EffectSizes
 from sidecar.export import catalogue
 from sidecar.export.catalogue import KINDS, TAP, Metric
 from sidecar.export.detail import FULL, WORST_CHANNELS, Detail, detail
