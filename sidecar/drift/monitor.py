@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.between import between
+from sidecar.drift.between import between_at_taps
 from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.comparison import expected_of
 from sidecar.drift.effects import worst_channels
@@ -28,7 +28,6 @@ from sidecar.drift.sizes import EffectSizes, Expected, effect_sizes
 from sidecar.drift.snapshot import snapshot
 from sidecar.drift.state import DriftState, LayerDrift, OutputDrift
 from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
-from sidecar.drift.weighted import Weighted
 from sidecar.errors import BaselineError
 from sidecar.settings import DriftSettings
 from sidecar.sketch import Reading, TapSketch
@@ -277,39 +276,40 @@ class DriftMonitor:
     def _layers(
         self, windows: Sequence[TapSketch], seen: Described, pace: Callable[[], None]
     ) -> tuple[LayerDrift, ...]:
-        judge = self._judge
+        judge, seconds = self._judge, self._window_seconds
         effects = [EffectSizes.unknown()] * len(self._taps)
         if judge:
             effects = effect_sizes(judge.expected, windows, seen)
+            pace()
+        distinct = []
+        for tap in self._taps:
+            distinct.append(self._timeline.distinct(seconds, tap).estimate)
+            pace()
+        together = between_at_taps(
+            seen,
+            [one.scale for one in judge.expected] if judge else None,
+            distinct,
+            [window.counts.requests for window in windows],
+            [window.moments.variance for window in windows],
+        )
         evidence = self._detector.layer_evidence.tolist()
         layers = []
-        for index, window in enumerate(windows):
+        for index, (tap, window) in enumerate(zip(self._taps, windows, strict=True)):
             pace()
-            layers.append(self._layer(index, window, evidence[index], effects[index], seen.at(index)))
+            latch, reference = self._detector.layers[index], judge.expected[index].sketch if judge else None
+            before = self._timeline.window(seconds, tap, ago=seconds)
+            shifted = effects[index].shifted
+            layer = LayerDrift(
+                tap=tap,
+                evidence=evidence[index],
+                active=latch.active,
+                alarms=latch.alarms,
+                alarm_ordinals=tuple(latch.ordinals),
+                effects=effects[index],
+                shifted_statistic=FEATURES[shifted] if shifted >= 0 else "",
+                worst_channels=tuple(worst_channels(reference, window)) if reference else (),
+                instability=instability(window, reference, before),
+                between=together[index],
+            )
+            layers.append(layer)
         return tuple(layers)
-
-    def _layer(
-        self, index: int, window: TapSketch, evidence: float, effects: EffectSizes, seen: Weighted
-    ) -> LayerDrift:
-        tap, latch = self._taps[index], self._detector.layers[index]
-        seconds = self._window_seconds
-        before = self._timeline.window(seconds, tap, ago=seconds)
-        expected = self._judge.expected[index] if self._judge else None
-        return LayerDrift(
-            tap=tap,
-            evidence=evidence,
-            active=latch.active,
-            alarms=latch.alarms,
-            alarm_ordinals=tuple(latch.ordinals),
-            effects=effects,
-            shifted_statistic=FEATURES[effects.shifted] if effects.shifted >= 0 else "",
-            worst_channels=tuple(worst_channels(expected.sketch, window)) if expected else (),
-            instability=instability(window, expected.sketch if expected else None, before),
-            between=between(
-                seen,
-                expected.scale if expected else None,
-                self._timeline.distinct(seconds, tap).estimate,
-                window.counts.requests,
-                window.moments.variance,
-            ),
-        )

@@ -129,7 +129,7 @@ class ActivationCollector(Collector):
             _telemetry(page, labels, status)
             if source.timeline is None or source.monitor is None:
                 continue
-            drift = source.monitor.state()
+            drift = source.monitor.state(pace)
             page.add(catalogue.MODEL_EVIDENCE, labels, drift.model_evidence)
             page.add(catalogue.ALARM_LEVEL, labels, drift.alarm_level)
             page.add(catalogue.LAYER_ALARM_LEVEL, labels, drift.layer_alarm_level)

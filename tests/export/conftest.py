@@ -58,7 +58,7 @@ class FixedMonitor:
     def __init__(self, state: DriftState) -> None:
         self._state = state
 
-    def state(self) -> DriftState:
+    def state(self, pace: object = None) -> DriftState:
         return self._state
 
 
