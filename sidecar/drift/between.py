@@ -62,7 +62,7 @@ def between_at_taps(
     """`between` of every tap; those that each request reached are worked out at once."""
     scales = references or [seen.at(index).known().scale() for index in range(len(distinct))]
     columns = list(zip(scales, distinct, requests, value_variances, strict=True))
-    whole = np.isfinite(seen.values).all(axis=(1, 2))
+    whole = np.isfinite(np.einsum("tnf->t", seen.values))
     together = [column for column, is_whole in zip(columns, whole.tolist(), strict=True) if is_whole]
     found = iter(
         _between(Described(seen.values[whole], seen.weights), *zip(*together, strict=True))
@@ -143,6 +143,8 @@ def autocorrelation(course: Array) -> Array:
 def sign_changes(course: Array) -> Array:
     """Share of the steps that cross the median, [..., n] -> [...]; values that equal it are left out."""
     sides = np.sign(course - np.median(course, axis=-1, keepdims=True))
+    if sides.all():
+        return np.mean(sides[..., 1:] != sides[..., :-1], axis=-1)  # type: ignore[no-any-return]
     return np.apply_along_axis(_changes, -1, sides)  # type: ignore[no-any-return]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sidecar.drift.effects import (
     Cells,
@@ -105,7 +107,7 @@ def effect_sizes(
     less = raw - mean
     corrected = np.copysign(np.maximum(less[:, _SHIFT], 0.0), shift)
     less[:, _SHIFT] = np.where(np.isnan(less[:, _SHIFT]), shift, corrected)
-    ratios = np.divide(raw, level, out=np.full_like(raw, math.nan), where=level > 0)
+    ratios = _ratio(raw, level)
     times = np.where(np.isfinite(ratios).any(axis=1), np.fmax.reduce(ratios, axis=1), math.nan)
     both = signed.any(axis=1) & old.any(axis=1)
     return [
@@ -121,32 +123,35 @@ def effect_sizes(
 def _shifts(expected: Sequence[Expected], seen: Described) -> Array:
     """`effects.shifts` of every tap, float64[taps, statistics]."""
     finite = np.isfinite(seen.values)
-    total = np.einsum("n,tnf->tf", seen.weights, np.where(finite, seen.values, 0.0))
-    mass = np.einsum("n,tnf->tf", seen.weights, finite)
-    sigmas = np.stack([one.sigmas for one in expected])
-    means = np.divide(total, mass, out=np.full_like(total, math.nan), where=mass > 0)
-    moved = means - np.stack([one.means for one in expected])
-    return np.divide(moved, sigmas, out=np.full_like(moved, math.nan), where=sigmas > 0)
+    if finite.all():
+        means = _ratio(np.einsum("n,tnf->tf", seen.weights, seen.values), seen.weights.sum())
+    else:
+        total = np.einsum("n,tnf->tf", seen.weights, np.where(finite, seen.values, 0.0))
+        means = _ratio(total, np.einsum("n,tnf->tf", seen.weights, finite))
+    return _ratio(
+        means - np.stack([one.means for one in expected]), np.stack([one.sigmas for one in expected])
+    )
 
 
 def _frechets(expected: Sequence[Expected], seen: Described) -> tuple[Integers, Array]:
     """How many requests each tap knows all statistics of, and their Frechet distance from the reference's."""
     centre = np.stack([one.scale.centre for one in expected])[:, None]
     standard = (seen.values - centre) / np.stack([one.scale.spread for one in expected])[:, None]
-    known = np.isfinite(standard).all(axis=2)
-    standard[~known] = 0.0
+    # A sum is finite where all are, and quicker than `all` over so short an axis.
+    known = np.isfinite(np.einsum("tnf->tn", standard))
+    if not known.all():
+        standard[~known] = 0.0
     weights = seen.weights * known
+    mass = weights.sum(axis=1)[:, None]
+    mean = _ratio(np.einsum("tn,tnf->tf", weights, standard), mass)
+    products = _ratio(np.swapaxes(standard * weights[..., None], 1, 2) @ standard, mass[..., None])
+    covariance = products - mean[:, :, None] * mean[:, None, :]
     counted = np.count_nonzero(known, axis=1)
+    both = (counted > 1) & np.array([one.known > 1 for one in expected])
     found = np.full(len(expected), math.nan)
-    enough = (counted > 1) & np.array([one.known > 1 for one in expected])
-    if enough.any():
-        standard, weights = standard[enough], weights[enough]
-        mass = weights.sum(axis=1)[:, None]
-        mean = np.einsum("tn,tnf->tf", weights, standard) / mass
-        products = np.swapaxes(standard * weights[..., None], 1, 2) @ standard / mass[..., None]
-        covariance = products - mean[:, :, None] * mean[:, None, :]
-        theirs = [one.moments for one, is_known in zip(expected, enough.tolist(), strict=True) if is_known]
-        found[enough] = frechet(*map(np.stack, zip(*theirs, strict=True)), mean, covariance)
+    if both.any():
+        theirs = [one.moments for one, is_known in zip(expected, both.tolist(), strict=True) if is_known]
+        found[both] = frechet(*map(np.stack, zip(*theirs, strict=True)), mean[both], covariance[both])
     return counted, found
 
 
@@ -157,7 +162,7 @@ def _of_values(
     at = np.flatnonzero((signed + old).any(axis=0))
     largest, area = histogram_distances(signed[:, at], old[:, at], at, 1.0)
     sigma = np.array([one.sketch.moments.stddev for one in expected])
-    area = np.divide(area, sigma, out=np.full_like(area, math.nan), where=sigma > 0)
+    area = _ratio(area, sigma)
     starts = [one.cells.starts for one in expected]
     cells = np.array([len(each) for each in starts])
     filled = np.arange(cells.max()) < cells[:, None]
@@ -166,7 +171,7 @@ def _of_values(
     return population_stability(p, q), jensen_shannon(p, q), largest, area
 
 
-def _shares(counts: Integers, filled: np.typing.NDArray[np.bool_]) -> Array:
+def _shares(counts: Integers, filled: npt.NDArray[np.bool_]) -> Array:
     """`effects.shares` of taps with fewer cells than others: those they lack are 1, the same on either side."""
     padded = np.zeros(filled.shape)
     padded[filled] = counts + 0.5
@@ -187,3 +192,8 @@ def _without_drift(
     spreads = spread(np.maximum(n, 1), np.maximum(m, 1))
     nodrift = np.array([(one.nodrift.mean, one.nodrift.level) for one in expected])
     return nodrift[:, 0] * spreads, nodrift[:, 1] * spreads
+
+
+def _ratio(over: Array, under: npt.NDArray[Any]) -> Array:
+    """NaN where it cannot be told."""
+    return np.divide(over, under, out=np.full(over.shape, math.nan), where=under > 0)
