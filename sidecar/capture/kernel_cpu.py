@@ -57,6 +57,9 @@ from sidecar.capture.vector_block import (
 )
 from sidecar.sketch import BINS, PROJECTIONS, SIGN_HASH
 
+# numba knows compiled code by the text of this file alone: a hash of what else goes into it, which a test holds.
+COMPILED_WITH = "350bc29733b7e1bb"
+
 # float32 adds up at most this many values of a channel, and then this many of such sums.
 _TILE_POSITIONS = 32
 _TILES_HELD = 31

@@ -6,8 +6,8 @@ loads and stores each channel's sums for every value. Columns follow one another
 line of each position is fetched some columns ahead, because hardware does not see a stream in strides of pages.
 
 The vectors are LLVM's own, so a processor of any width compiles them: one register of AVX-512, two of AVX2,
-four of NEON. numba keeps what it compiled by the age of the file that calls it: touch `kernel_cpu` after a change
-here.
+four of NEON. numba does not see a change here: `COMPILED_WITH` of the files that call it has to
+follow.
 """
 
 # mypy: ignore-errors
