@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from sidecar.console import page
+from sidecar.console import sources
 from sidecar.console.report import Reported
 from sidecar.errors import ConfigError
 from sidecar.reports import VIEWS, photograph, write
@@ -84,7 +84,7 @@ def test_a_store_that_is_not_there_is_named(tmp_path):
 
 
 def test_without_plotly_a_report_says_what_it_needs(kept_panes, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install"):
         write(kept_panes, ConsoleSettings(), WHOLE, tmp_path / "report.html", lambda: NOW)
 
