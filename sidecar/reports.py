@@ -32,7 +32,7 @@ def write(store: Path, settings: ConsoleSettings, reported: Reported, out: Path,
         raise ConfigError(f"there is no store {store}")
     try:
         with History(store, dict).open() as recall:
-            told = answers(Scope(recall, (), None, settings.min_requests, clock), reported)
+            told = answers(Scope(recall, (), None, settings.min_requests, clock, {}, ()), reported)
     except RequestError as error:
         raise ConfigError(f"store {store}: {error}") from error
     title = f"{reported.model or 'Activations'} · report"

@@ -62,7 +62,11 @@ def run() -> dict[str, Any]:
         written = Store(path, Retention(10.0, 7.0, 4_000.0))
         store.fill(written, Subject("bench", "1", taps))
         written.close()
-        api = Api(Sources(History(path, dict), [], None), ConsoleSettings(budget=64.0), lambda: store.NOW)
+        api = Api(
+            Sources(History(path, dict), [], None, store.nowhere()),
+            ConsoleSettings(budget=64.0),
+            lambda: store.NOW,
+        )
         routes = api.routes()
         app = application(CollectorRegistry(), [], 60.0, lambda _: True, list, lambda: False, None, routes)
         server = HttpServer(app, ServerSettings(http_port=0), None)
