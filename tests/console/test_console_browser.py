@@ -56,6 +56,7 @@ def test_axe_finds_no_serious_fault(there):
     assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIEWS)
 def test_no_view_is_wider_than_a_phone(seen, name):
     there = seen(VIEWS[name], phone=True)
