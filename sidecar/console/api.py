@@ -113,7 +113,7 @@ class Api:
             raise OverloadedError(f"{WAITING} questions wait already; try again in 1 s")
         self._waiting += 1
         try:
-            elsewhere = await self._sources.elsewhere.references(question.ranges)
+            elsewhere = await self._sources.elsewhere.references(question.ranges, self._budget.charge)
             answering = functools.partial(self._answer, method, question, elsewhere, render)
             return await asyncio.get_running_loop().run_in_executor(self._thread, answering)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,25 +55,32 @@ class Elsewhere:
     def sources(self) -> list[str]:
         return [*self._baselines, *self._replicas]
 
-    async def references(self, asked: Iterable[Range]) -> Mapping[Place, Reference]:
-        """Of those that are neither panes nor a live reference.
+    async def references(
+        self, asked: Iterable[Range], charge: Callable[[float], None]
+    ) -> Mapping[Place, Reference]:
+        """Of those that are neither panes nor a live reference. charge: told the CPU seconds that loading took.
 
         Raises InvalidInputError for a source that is not named, NotReadyError for one that cannot be had now.
         """
         wanted = {Place.of(one) for one in asked if ":" in one.source}
         loop = asyncio.get_running_loop()
-        return {place: await loop.run_in_executor(self._thread, self._reference, place) for place in wanted}
+        return {
+            place: await loop.run_in_executor(self._thread, self._reference, place, charge)
+            for place in wanted
+        }
 
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _reference(self, place: Place) -> Reference:
+    def _reference(self, place: Place, charge: Callable[[float], None]) -> Reference:
         if place.source not in self.sources:
             there = ", ".join(["reference", *self.sources])
             raise InvalidInputError(f"there is no source {place.source!r}; there are {there}")
         state, (of, found) = self._state(place), self._kept.get(place, (None, None))
         if found is None or state != of:
+            began = time.thread_time()
             found = self._loaded(place)
+            charge(time.thread_time() - began)
             self._kept[place] = state, found
             self._kept.move_to_end(place)
             while len(self._kept) > _MOST_KEPT:

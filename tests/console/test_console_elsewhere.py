@@ -29,6 +29,10 @@ def named(baseline):
     return ConsoleSettings(budget=64.0, baselines={"march": baseline}, replicas={"east": URL})
 
 
+def ignored(seconds):
+    """What loading took."""
+
+
 class Replica:
     """Answers as a replica does, and counts how often it was asked."""
 
@@ -145,10 +149,10 @@ async def test_a_replica_is_asked_for_the_same_model_version_and_given_the_token
     named = named.model_copy(update={"replica_token_file": token})
     there = elsewhere(named, replica, lambda: now[0])
     asked = [Range(model="digits", version="2", source="replica:east")]
-    await there.references(asked)
-    await there.references(asked)
+    await there.references(asked, ignored)
+    await there.references(asked, ignored)
     now[0] = 11.0
-    await there.references(asked)
+    await there.references(asked, ignored)
     there.close()
     assert replica.asked == [(URL, "digits", "2", "s3cret")] * 2
 
@@ -156,16 +160,25 @@ async def test_a_replica_is_asked_for_the_same_model_version_and_given_the_token
 async def test_a_baseline_is_read_again_when_its_file_has_changed(named, baseline):
     there = elsewhere(named)
     (asked,) = [Range(source="baseline:march")]
-    (first,) = (await there.references([asked])).values()
-    (second,) = (await there.references([asked])).values()
+    (first,) = (await there.references([asked], ignored)).values()
+    (second,) = (await there.references([asked], ignored)).values()
     recorded(version="7", requests=30).save(baseline)
-    (third,) = (await there.references([asked])).values()
+    (third,) = (await there.references([asked], ignored)).values()
     baseline.unlink()
     with pytest.raises(NotReadyError, match="baseline:march: cannot read"):
-        await there.references([asked])
+        await there.references([asked], ignored)
     there.close()
     assert second is first
     assert third.version == "7"
+
+
+async def test_what_loading_takes_counts_as_what_answering_takes(named):
+    there, charged = elsewhere(named), []
+    for _ in range(2):
+        await there.references([Range(source="baseline:march")], charged.append)
+    there.close()
+    (seconds,) = charged
+    assert seconds > 0
 
 
 async def test_a_slow_replica_holds_up_no_other_question(questioned, named):
