@@ -23,7 +23,7 @@ from tests.bench import scrape
 PAGES = (0, 1, 5)
 ROUNDS, ROUND_SECONDS = 8, 10.0
 MATRICES = ("mean", "rms", "kurtosis", "hoyer", "near_zero_share", "absmax")
-LAYER = "layer=5&site=resid"
+LAYER = "layer=5"
 ASKED = (
     "taps?",
     f"layer?{LAYER}&spikes=40",
