@@ -12,11 +12,10 @@ const read = new Promise((resolve) => {
 
 let last = read;
 
-/** Draw when plotly.js is there and the plots before are seen, not all at once. */
+/** Draw when plotly.js is there and the plots before have been begun, so that each can be seen before the next. */
 function inTurn(work) {
-  const mine = last.then(() => new Promise((resolve) => { setTimeout(resolve); })).then(work);
-  last = mine.catch(() => {});
-  return mine;
+  last = last.then(() => new Promise((resolve) => { setTimeout(resolve); }));
+  return last.then(work);
 }
 
 /** Colours that differ for every kind of colour blindness; from the style sheet, so that they follow the theme. */
