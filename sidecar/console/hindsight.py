@@ -33,9 +33,9 @@ class Hindsight:
         """
         path = self.baseline(subject.model, subject.version)
         reference = Reference.load(path) if path else None
-        requests = max((sketch.counts.requests for sketch in sketches.values()), default=0)
         timeline = Timeline(subject.taps, 1.0, 1, lambda: 0.0)
-        timeline.add(Reading(0.0, sketches, {}, requests))
+        # Of no request: what is made of single ones would be made of nothing.
+        timeline.add(Reading(0.0, sketches, {}, 0))
         with TemporaryDirectory() as copied:
             # A monitor sets aside what it cannot use, and these files are the running sidecar's.
             if self.settings.state and self.settings.state.is_dir():

@@ -33,7 +33,8 @@ def drifted(tmp_path_factory):
     monitor = DriftMonitor("digits", "1", TAPS, settings, timeline, None, rng)
     store = Store(folder / "panes.db", Retention(10.0, 7.0, 100.0))
     for shift in [0.0] * 40 + [3.0] * 20:
-        reading = traffic.reading(10, shifts={1: shift})
+        routed = [{"sidecar_route": "a"}] * 10
+        reading = replace(traffic.reading(10, shifts={1: shift}), parameters=routed)
         timeline.add(reading)
         monitor.observe(reading)
     monitor.keep()
