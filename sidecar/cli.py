@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -88,6 +89,8 @@ def serve(
 
     from sidecar.app import Sidecar
 
+    # What the libraries made stays for good, and a full collection, which holds up every request, need not look at it.
+    gc.freeze()
     loaded = _load(config, repository)
     if store is not None:
         kept = loaded.store.model_copy(update={"path": "" if store == "none" else store})
