@@ -485,11 +485,17 @@ class ConsoleSettings(Section):
     keep_inputs: of each model version the inputs of so many observed requests are kept in memory, chosen at random,
         64 MiB at most; the page shows them and runs them again to tell what drives a neuron. 0 keeps none. Whoever may
         ask the API sees them as they are. On a CPU only.
+    baselines: name -> file of a baseline that may be looked at and compared with.
+    replicas: name -> HTTP address, `http://host:8002`, of another sidecar whose window may be.
+    replica_token_file: file with the bearer token that the replicas ask for.
     """
 
     min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     budget: Annotated[float, Field(gt=0, le=64)] = 0.25
     keep_inputs: Annotated[int, Field(ge=0, le=256)] = 0
+    baselines: Mapping[Label, Path] = {}
+    replicas: Mapping[Label, Annotated[str, Field(pattern=r"^https?://\S+$")]] = {}
+    replica_token_file: Path | None = None
 
 
 class LogSettings(Section):
@@ -687,5 +693,8 @@ def _anchor(settings: Settings, base: Path) -> Settings:
             "store": settings.store.anchored(base),
             "repository": anchored(settings.repository),
             "drift": anchored(settings.drift),
+            "console": anchored(settings.console).model_copy(
+                update={"baselines": {name: base / path for name, path in settings.console.baselines.items()}}
+            ),
         }
     )

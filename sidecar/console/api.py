@@ -20,10 +20,12 @@ from starlette.routing import Route
 from sidecar.console import answers, comparisons, course, drivers, layers, questions
 from sidecar.console.answers import Answer
 from sidecar.console.budget import Budget
+from sidecar.console.elsewhere import Elsewhere, Place
 from sidecar.console.openapi import Method, document
 from sidecar.console.questions import Question
 from sidecar.console.reruns import Reruns
 from sidecar.console.scope import Scope
+from sidecar.drift import Reference
 from sidecar.errors import (
     InvalidInputError,
     NotReadyError,
@@ -85,6 +87,7 @@ class Sources:
     history: History
     watched: Sequence[Watched]
     store: Callable[[], StoreStatus] | None
+    elsewhere: Elsewhere
 
 
 class _Lane:
@@ -112,6 +115,7 @@ class Api:
         self._replays = _Lane("sidecar-replay", REPLAYS_WAITING)
 
     def close(self) -> None:
+        self._sources.elsewhere.close()
         for lane in (self._usual, self._replays):
             lane.thread.shutdown(wait=True, cancel_futures=True)
 
@@ -128,22 +132,31 @@ class Api:
             raise OverloadedError(f"{lane.most} questions wait already; try again in 1 s")
         lane.waiting += 1
         try:
-            answering = functools.partial(self._answer, method, question, render)
+            elsewhere = await self._sources.elsewhere.references(question.ranges, self._budget.charge)
+            answering = functools.partial(self._answer, method, question, elsewhere, render)
             return await asyncio.get_running_loop().run_in_executor(lane.thread, answering)
         finally:
             lane.waiting -= 1
 
-    def _answer(self, method: Method, question: Question, render: Callable[[Answer], T]) -> T:
+    def _answer(
+        self,
+        method: Method,
+        question: Question,
+        elsewhere: Mapping[Place, Reference],
+        render: Callable[[Answer], T],
+    ) -> T:
         began = time.thread_time()
-        watched = tuple(self._sources.watched)
+        sources = self._sources
         try:
-            with self._sources.history.open() as recall:
+            with sources.history.open() as recall:
                 scope = Scope(
                     recall,
-                    watched,
-                    self._sources.store,
+                    tuple(sources.watched),
+                    sources.store,
                     self._min_requests,
                     self._clock,
+                    elsewhere,
+                    sources.elsewhere.sources,
                     self._reruns if method.runs_model else None,
                 )
                 return render(method.answer_to(scope, question))
