@@ -239,6 +239,11 @@ class Recorder:
             self.charged += price.of(self._batches[bank], reading.sketches[tap].counts.values)
         self._batches[bank] = 0
 
+    @property
+    def keeps_outputs(self) -> bool:
+        """`answered` has something to do."""
+        return self._outputs is not None
+
     def memory(self) -> int:
         """Bytes of state on the device."""
         return sum(buffer.nbytes for state in self.states.values() for buffer in state.buffers())

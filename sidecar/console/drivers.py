@@ -37,6 +37,10 @@ _GONE = "this version is not observed now, and the requests that drove it are ke
 _NOT_SAID = "on this device the kernels do not say which request a magnitude came from"
 _NONE_KEPT = "no inputs are kept: console.keep_inputs is 0, or the model runs on a GPU"
 
+_NONE_YET = (
+    "no inputs are kept so far; those of an attached model, and larger ones than there is room for, never are"
+)
+
 Array = npt.NDArray[np.float32]
 
 
@@ -67,14 +71,14 @@ def _told(tap: Tap, asked: DriversQuestion, detail: str, observed: int = 0) -> D
 
 def inputs(scope: Scope, asked: InputsQuestion) -> InputsAnswer:
     tap, watched = _unit(scope, asked)
-    replay = watched.replay if watched else None
-    if watched is None or watched.strongest is None or replay is None or scope.reruns is None:
-        detail = _NONE_KEPT if watched else _GONE
-        return InputsAnswer(
-            tap=told(tap), channel=asked.channel, detail=detail, kept=0, rerun=0, passed_over=0,
-            histogram=None, together=[], inputs=[],
-        )  # fmt: skip
+    if watched is None:
+        return _nothing(tap, asked, _GONE)
+    replay = watched.replay
+    if replay is None or scope.reruns is None:
+        return _nothing(tap, asked, _NONE_KEPT)
     kept = len(replay.kept())
+    if not kept:
+        return _nothing(tap, asked, _NONE_YET, replay.passed_over)
     scope.require(kept, "inputs are kept")
     try:
         found = scope.reruns.of(replay, tap, asked.channel)
@@ -97,6 +101,13 @@ def inputs(scope: Scope, asked: InputsQuestion) -> InputsAnswer:
         together=_together(together),
         inputs=[_shown(one, replay, watched) for one in strongest],
     )
+
+
+def _nothing(tap: Tap, asked: InputsQuestion, detail: str, passed_over: int = 0) -> InputsAnswer:
+    return InputsAnswer(
+        tap=told(tap), channel=asked.channel, detail=detail, kept=0, rerun=0, passed_over=passed_over,
+        histogram=None, together=[], inputs=[],
+    )  # fmt: skip
 
 
 def _unit(scope: Scope, asked: DriversQuestion) -> tuple[Tap, Watched | None]:

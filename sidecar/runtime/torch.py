@@ -211,11 +211,14 @@ class TorchRuntime:
     def _run(self, model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.inference_mode():
             by_position, by_name = self._arguments(batch)
-            output = model(*by_position, **by_name)
-            return {
-                spec.name: Tensor(spec.datatype, _to_numpy(self._typed(spec, tensor)))
-                for spec, tensor in zip(self.outputs, self._pick(output), strict=True)
-            }
+            return self.named(model(*by_position, **by_name))
+
+    def named(self, output: object) -> dict[str, Tensor]:
+        """What the model returned as the outputs of the settings. Raises InferenceError where it is not those."""
+        return {
+            spec.name: Tensor(spec.datatype, _to_numpy(self._typed(spec, tensor)))
+            for spec, tensor in zip(self.outputs, self._pick(output), strict=True)
+        }
 
     def _pick(self, output: object) -> Sequence[torch.Tensor]:
         picked: Sequence[object]

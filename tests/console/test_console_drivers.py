@@ -91,6 +91,12 @@ async def test_few_requests_and_few_inputs_are_withheld(questioned, driven):
     assert "5 inputs are kept, console.min_requests is 20" in inputs.text
 
 
+async def test_before_the_first_input_it_says_that_there_is_none(ask, driven):
+    answer = await ask("inputs", driven(Inputs(count=0)), **UNIT)
+    assert answer["detail"].startswith("no inputs are kept so far")
+    assert answer["passed_over"] == 2
+
+
 async def test_an_input_that_cannot_be_run_again_is_told_of(questioned, driven):
     async with questioned(driven(Inputs(broken=True))) as http:
         reply = await http.get("inputs", params=UNIT)
