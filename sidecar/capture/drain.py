@@ -40,10 +40,14 @@ class Drainer:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            stopping = self._stop.wait(self._interval)
-            if reading := self._drain(self._interval):
-                self._sink(reading)
-                self.last = self._clock()
-            self.seconds = time.thread_time()
+        while not self._stop.wait(self._interval):
+            self._take()
+        # A bank may wait to be read, and then the other has what came last.
+        self._take()
+        self._take()
+
+    def _take(self) -> None:
+        if reading := self._drain(self._interval):
+            self._sink(reading)
+            self.last = self._clock()
+        self.seconds = time.thread_time()

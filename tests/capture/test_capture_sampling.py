@@ -146,6 +146,21 @@ def test_stopping_drains_once_more(make_recorder, make_request, run_batch, tap):
     assert drainer.seconds > 0
 
 
+def test_stopping_drains_both_banks(make_recorder, make_request, run_batch):
+    recorder, heard = make_recorder(), []
+    drainer = Drainer(recorder, heard.append, interval=60, clock=lambda: 1.0)
+    for number in range(2):
+        batch = [make_request(number)]
+        recorder.open(batch)
+        run_batch(recorder, batch)
+        if not number:
+            recorder.drain(0.0)  # comes while the batch runs, and is gone when it ends
+        recorder.close()
+    drainer.start()
+    drainer.stop(60)
+    assert [reading.requests for reading in heard] == [1, 1]
+
+
 def test_a_sink_that_hangs_is_left_behind():
     entered, release = threading.Event(), threading.Event()
 
