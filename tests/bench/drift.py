@@ -80,7 +80,7 @@ def _agreement(task: Task) -> float | None:
     normal, window = len(task.normal), 50
     reference = rng.integers(normal, size=500)
     stream = np.concatenate([rng.integers(normal, size=200), normal + rng.integers(normal, size=200)])
-    columns = both.columns()
+    columns = both.columns(task.normal.space(np.arange(normal)))
     scaled = (columns / np.maximum(columns[reference].std(axis=0), 1e-12)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "given.npz", Path(folder) / "found.npy"
@@ -115,10 +115,13 @@ def _measure(task: Task) -> dict[str, Any]:
         name: _delay(task.normal, condition, lambda both, i: ours[i].follow(both), level, rng)
         for name, condition in conditions.items()
     }
-    columns = task.normal.columns()
+    spaces = [task.normal.space(reference) for reference in references]
     for name, build in PEERS.items():
         for window in WINDOWS[name]:
-            detectors = [build(columns, reference, window) for reference in references]
+            detectors = [
+                build(task.normal.columns(space), reference, window)
+                for space, reference in zip(spaces, references, strict=True)
+            ]
             level, courses = _level(detectors, stretches, rng)
             if name in DEFAULTS:
                 often = sum(int((course >= DEFAULTS[name]).sum()) for course in courses)
@@ -127,7 +130,7 @@ def _measure(task: Task) -> dict[str, Any]:
                 condition: _delay(
                     task.normal,
                     wrong,
-                    lambda both, i, w=window, b=build: b(both.columns(), references[i], w),
+                    lambda both, i, w=window, b=build: b(both.columns(spaces[i]), references[i], w),
                     level,
                     rng,
                 )

@@ -37,8 +37,12 @@ class Ours:
 
     def __init__(self, recorded: Recorded, reference: Index) -> None:
         self._recorded, past = recorded, recorded.of(reference)
+        self._space = recorded.space(reference)
+        distances = self._space.distances(past.projections)
         # The run length bounds R only far above what alarms here.
-        self._judge = Judge(past.rows, past.outputs, np.zeros(len(past), np.int64), 1, run_length=1e9)
+        self._judge = Judge(
+            past.rows, past.outputs, np.zeros(len(past), np.int64), 1, run_length=1e9, distances=distances
+        )
         self._fresh = {name: part.copy() for name, part in self._judge.state().items()}
 
     def follow(self, recorded: Recorded) -> "Ours":
@@ -49,7 +53,8 @@ class Ours:
     def course(self, traffic: Index, rng: np.random.Generator) -> Array:
         self._judge.resume(self._fresh)
         seen = self._recorded.of(traffic)
-        return self._judge.update(seen.rows, seen.outputs, np.zeros(len(seen), np.int64), rng)
+        distances = self._space.distances(seen.projections)
+        return self._judge.update(seen.rows, seen.outputs, np.zeros(len(seen), np.int64), rng, distances)
 
 
 class KolmogorovSmirnov:
