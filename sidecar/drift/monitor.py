@@ -15,7 +15,7 @@ from sidecar.drift.between import Between, between
 from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.comparison import expected_of
 from sidecar.drift.effects import worst_channels
-from sidecar.drift.evidence import EDetector
+from sidecar.drift.evidence import ACROSS, EDetector
 from sidecar.drift.groups import Groups
 from sidecar.drift.instability import AcrossLayers, Instability, instability
 from sidecar.drift.judge import Judge
@@ -149,8 +149,8 @@ class DriftMonitor:
             model, version, taps, settings.reference_requests, settings.stratify_by
         )
         self._run_length = settings.requests_between_false_alarms
-        wanted = np.full((1, len(self._taps) + 1), settings.reference_requests)
-        self._detector = EDetector([len(SCORES)] * (len(self._taps) + 1), self._run_length, wanted)
+        wanted = np.full((1, len(self._taps) + ACROSS), settings.reference_requests)
+        self._detector = EDetector([len(SCORES)] * wanted.size, self._run_length, wanted)
         self._keeping = Keeping(settings.state, model, version) if settings.state else None
         self._kept_at = math.inf
         reference = reference or self._kept(model)
@@ -291,7 +291,7 @@ class DriftMonitor:
         )
 
     def _output(self) -> OutputDrift | None:
-        beyond = slice(len(self._taps), -1)
+        beyond = slice(len(self._taps), -ACROSS)
         latches = self._detector.layers[beyond]
         if not latches:
             return None
