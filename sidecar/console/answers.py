@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from sidecar.drift.monitor import DriftState
+from sidecar.drift.state import DriftState
 from sidecar.timeline import StoreStatus
 
 Number = Annotated[float, WithJsonSchema({"type": ["number", "null"]})]

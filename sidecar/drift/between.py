@@ -6,10 +6,14 @@ Everything here is made from request statistics (`scores.features`), the only th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from sidecar.drift.recent import Described
 from sidecar.drift.weighted import Array, Scale, Weighted
 
 
@@ -43,53 +47,113 @@ def between(
     distinct of the `requests` in the window look different. value_variance: of all values in the window.
     """
     known = points.known()
-    share = min(distinct / requests, 1.0) if requests else math.nan
-    if len(known) < 3:
-        return Between(share, *[math.nan] * 6)
-    standard = known.standard(reference or known.scale())
-    participation, rank = dimensions(standard.moments()[1])
-    means = known.values[:, 0]
-    return Between(
-        distinct_share=share,
-        participation_ratio=participation,
-        effective_rank=rank,
-        self_similarity=self_similarity(standard.values),
-        variance_share=min(float(means.var()) / value_variance, 1.0) if value_variance > 0 else math.nan,
-        autocorrelation=autocorrelation(means),
-        sign_changes=sign_changes(means),
+    alone = Described(known.values[None], known.weights)
+    (found,) = _between(alone, [reference or known.scale()], [distinct], [requests], [value_variance])
+    return found
+
+
+def between_at_taps(
+    seen: Described,
+    references: Sequence[Scale] | None,
+    distinct: Sequence[float],
+    requests: Sequence[int],
+    value_variances: Sequence[float],
+) -> list[Between]:
+    """`between` of every tap; those that each request reached are worked out at once."""
+    scales = references or [seen.at(index).known().scale() for index in range(len(distinct))]
+    columns = list(zip(scales, distinct, requests, value_variances, strict=True))
+    whole = np.isfinite(np.einsum("tnf->t", seen.values))
+    together = [column for column, is_whole in zip(columns, whole.tolist(), strict=True) if is_whole]
+    found = iter(
+        _between(Described(seen.values[whole], seen.weights), *zip(*together, strict=True))
+        if together
+        else []
     )
+    return [
+        next(found) if is_whole else between(seen.at(index), *columns[index])
+        for index, is_whole in enumerate(whole.tolist())
+    ]
 
 
-def dimensions(covariance: Array) -> tuple[float, float]:
-    """Participation ratio (tr C)**2 / tr(C**2) and effective rank, of float64[d, d]; both 1 to d, NaN of a 0 matrix.
+def _between(
+    seen: Described,
+    scales: Sequence[Scale],
+    distinct: Sequence[float],
+    requests: Sequence[int],
+    value_variances: Sequence[float],
+) -> list[Between]:
+    """All statistics of all requests are finite."""
+    shares = [min(some / all, 1.0) if all else math.nan for some, all in zip(distinct, requests, strict=True)]
+    if len(seen) < 3:
+        return [Between(share, *[math.nan] * 6) for share in shares]
+    centre, spread = np.stack([one.centre for one in scales]), np.stack([one.spread for one in scales])
+    standard = (seen.values - centre[:, None]) / spread[:, None]
+    participation, rank = dimensions(covariances(standard, seen.weights))
+    means = np.ascontiguousarray(seen.values[..., 0])
+    columns = np.column_stack(
+        [
+            shares,
+            participation,
+            rank,
+            self_similarity(standard),
+            np.minimum(_ratio(means.var(axis=1), np.array(value_variances)), 1.0),
+            autocorrelation(means),
+            sign_changes(means),
+        ]
+    )
+    return [Between(*column) for column in columns.tolist()]
 
-    Effective rank: the exponential of the entropy of the eigenvalues' shares (Roy and Vetterli, EUSIPCO 2007).
+
+def covariances(values: Array, weights: Array) -> Array:
+    """Of requests [..., n, d] with weights [n], float64[..., d, d]."""
+    mean = np.einsum("n,...nd->...d", weights, values) / weights.sum()
+    products = np.swapaxes(values * weights[:, None], -1, -2) @ values / weights.sum()
+    covariance: Array = products - mean[..., :, None] * mean[..., None, :]
+    return covariance
+
+
+def dimensions(covariance: Array) -> tuple[Array, Array]:
+    """Participation ratio (tr C)**2 / tr(C**2) and effective rank, [..., d, d] -> twice [...].
+
+    Both 1 to d, NaN of a 0 matrix. Effective rank: the exponential of the entropy of the eigenvalues' shares (Roy and
+    Vetterli, EUSIPCO 2007).
     """
     values = np.maximum(np.linalg.eigvalsh(covariance), 0.0)
-    if not values.any():
-        return math.nan, math.nan
-    shares = values[values > 0] / values.sum()
-    return 1 / float(np.sum(shares**2)), math.exp(-float(np.sum(shares * np.log(shares))))
+    shares = _ratio(values, values.sum(axis=-1, keepdims=True))
+    logarithms = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    return 1 / np.sum(shares**2, axis=-1), np.exp(-np.sum(shares * logarithms, axis=-1))
 
 
-def self_similarity(standard: Array) -> float:
-    """Mean cosine between each row and the next, of float64[n, d]; rows of 0 have none. NaN without any."""
-    length = np.linalg.norm(standard, axis=1)
-    both = length[:-1] * length[1:]
-    known = both > 0
-    cosines = np.einsum("nd,nd->n", standard[:-1], standard[1:])[known] / both[known]
-    return float(cosines.mean()) if len(cosines) else math.nan
+def self_similarity(standard: Array) -> Array:
+    """Mean cosine between each request and the next, [..., n, d] -> [...]; those of 0 have none. NaN without any."""
+    length = np.sqrt(np.einsum("...nd,...nd->...n", standard, standard))
+    both = length[..., :-1] * length[..., 1:]
+    products = np.einsum("...nd,...nd->...n", standard[..., :-1, :], standard[..., 1:, :])
+    cosines = np.divide(products, both, out=np.zeros_like(both), where=both > 0)
+    return _ratio(cosines.sum(axis=-1), np.count_nonzero(both > 0, axis=-1))
 
 
-def autocorrelation(course: Array) -> float:
-    """At lag 1, -1 to 1 (Box and Jenkins, 1970); its standard error without any is 1 / sqrt(n)."""
-    centred = course - course.mean()
-    power = float(centred @ centred)
-    return float(centred[:-1] @ centred[1:]) / power if power > 0 else math.nan
+def autocorrelation(course: Array) -> Array:
+    """At lag 1, -1 to 1, [..., n] -> [...] (Box and Jenkins, 1970); its standard error without any is 1 / sqrt(n)."""
+    centred = course - course.mean(axis=-1, keepdims=True)
+    lagged = np.einsum("...n,...n->...", centred[..., :-1], centred[..., 1:])
+    return _ratio(lagged, np.einsum("...n,...n->...", centred, centred))
 
 
-def sign_changes(course: Array) -> float:
-    """Share of the steps that cross the median; values that equal it are left out."""
-    sides = np.sign(course - np.median(course))
+def sign_changes(course: Array) -> Array:
+    """Share of the steps that cross the median, [..., n] -> [...]; values that equal it are left out."""
+    sides = np.sign(course - np.median(course, axis=-1, keepdims=True))
+    if sides.all():
+        return np.mean(sides[..., 1:] != sides[..., :-1], axis=-1)  # type: ignore[no-any-return]
+    return np.apply_along_axis(_changes, -1, sides)  # type: ignore[no-any-return]
+
+
+def _changes(sides: Array) -> float:
     sides = sides[sides != 0]
     return float(np.mean(sides[1:] != sides[:-1])) if len(sides) > 1 else math.nan
+
+
+def _ratio(over: Array, under: npt.NDArray[Any]) -> Array:
+    """NaN where it cannot be told."""
+    over, under = np.broadcast_arrays(over, under)
+    return np.divide(over, under, out=np.full(over.shape, math.nan), where=under > 0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sidecar.drift.effects import Cells, signed_counts, worst_channels
-from sidecar.drift.nodrift import EffectSizes, Expected, NoDrift, effect_sizes
+from sidecar.drift.effects import worst_channels
+from sidecar.drift.nodrift import NoDrift
+from sidecar.drift.recent import Described
 from sidecar.drift.reference import Reference
 from sidecar.drift.scores import FEATURES, features
+from sidecar.drift.sizes import EffectSizes, Expected, effect_sizes
 from sidecar.drift.weighted import Weighted
 from sidecar.types import Tap
 
@@ -39,7 +41,7 @@ def expected_of(reference: Reference) -> tuple[Expected, ...]:
     """Each tap of a reference, with what is worked out from it once."""
     described = features(reference.rows)
     return tuple(
-        Expected(sketch, Cells.equal_mass(signed_counts(sketch)), Weighted(rows, reference.weights), nodrift)
+        Expected.of(sketch, Weighted(rows, reference.weights), nodrift)
         for sketch, rows, nodrift in zip(reference.sketches, described, reference.nodrift, strict=True)
     )
 
@@ -51,21 +53,20 @@ def compare(first: Reference, second: Reference) -> list[LayerDifference]:
     """
     second.check(first.model, first.taps, first.stratified_by)
     second = second.arranged(first.taps)
-    described = features(second.rows)
-    found = []
-    for index, expected in enumerate(expected_of(first)):
-        here = Expected(
-            expected.sketch, expected.cells, expected.rows, known(expected.nodrift, second.nodrift[index])
+    expected = [
+        replace(here, nodrift=known(here.nodrift, nodrift))
+        for here, nodrift in zip(expected_of(first), second.nodrift, strict=True)
+    ]
+    sizes = effect_sizes(expected, second.sketches, Described(features(second.rows), second.weights))
+    found = [
+        LayerDifference(
+            tap,
+            effects,
+            FEATURES[effects.shifted] if effects.shifted >= 0 else "",
+            tuple(worst_channels(here, there)),
         )
-        effects = effect_sizes(here, second.sketches[index], Weighted(described[index], second.weights))
-        found.append(
-            LayerDifference(
-                first.taps[index],
-                effects,
-                FEATURES[effects.shifted] if effects.shifted >= 0 else "",
-                tuple(worst_channels(first.sketches[index], second.sketches[index])),
-            )
-        )
+        for tap, effects, here, there in zip(first.taps, sizes, first.sketches, second.sketches, strict=True)
+    ]
     return sorted(found, key=lambda one: one.tap)
 
 

@@ -42,10 +42,14 @@ class Cells:
         labels, group = np.unique(group, return_inverse=True)
         return cls(group, len(labels))
 
+    @property
+    def starts(self) -> Integers:
+        """Where each begins, int64[cells]."""
+        return np.searchsorted(self.group, np.arange(self.number))
+
     def counts(self, signed: npt.NDArray[Any]) -> Array:
         """Values in each cell, [..., 4097] -> float64[..., cells]."""
-        starts = np.searchsorted(self.group, np.arange(self.number))
-        counts: Array = np.add.reduceat(signed.astype(np.float64), starts, axis=-1)
+        counts: Array = np.add.reduceat(signed.astype(np.float64), self.starts, axis=-1)
         return counts
 
 
@@ -120,12 +124,9 @@ def shifts(reference: Weighted, window: Weighted) -> Array:
 
     In standard deviations of the reference's requests.
     """
-    return np.array(
-        [
-            _shift(*_spread(expected, reference.weights), _spread(seen, window.weights)[0])
-            for expected, seen in zip(reference.values.T, window.values.T, strict=True)
-        ]
-    )
+    means, sigmas = spreads(reference)
+    moved = spreads(window)[0] - means
+    return np.divide(moved, sigmas, out=np.full_like(moved, math.nan), where=sigmas > 0)
 
 
 def largest(shifts: Array) -> int:
@@ -133,18 +134,16 @@ def largest(shifts: Array) -> int:
     return -1 if np.isnan(shifts).all() else int(np.nanargmax(np.abs(shifts)))
 
 
-def _spread(values: Array, weights: Array) -> tuple[float, float]:
-    """Weighted mean and standard deviation of the finite values; NaN without any."""
-    known = np.isfinite(values)
-    if not known.any():
-        return math.nan, math.nan
-    values, weights = values[known], weights[known]
-    mean = float(np.average(values, weights=weights))
-    return mean, math.sqrt(np.average((values - mean) ** 2, weights=weights))
-
-
-def _shift(expected: float, sigma: float, seen: float) -> float:
-    return (seen - expected) / sigma if sigma > 0 else math.nan
+def spreads(rows: Weighted) -> tuple[Array, Array]:
+    """Weighted mean and standard deviation of each statistic's finite values, NaN without any."""
+    means, sigmas = (np.full(rows.values.shape[1], math.nan) for _ in range(2))
+    for column, values in enumerate(rows.values.T):
+        known = np.isfinite(values)
+        if known.any():
+            weights = rows.weights[known]
+            means[column] = mean = np.average(values[known], weights=weights)
+            sigmas[column] = math.sqrt(np.average((values[known] - mean) ** 2, weights=weights))
+    return means, sigmas
 
 
 def worst_channels(reference: TapSketch, window: TapSketch, k: int = 3) -> list[tuple[int, float]]:

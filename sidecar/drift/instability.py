@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sidecar.sketch import TapSketch
-from sidecar.sketch.formats import FORMATS, NARROW, Loss, best_exponent, headroom, loss
+from sidecar.sketch.formats import FORMATS, NARROW, Loss, best_exponent, headroom, losses
 from sidecar.types import Tap
 
 TOP = 10
@@ -65,7 +65,7 @@ def instability(window: TapSketch, reference: TapSketch | None, before: TapSketc
         absmax_growth=absmax / reference.absmax if reference and reference.absmax else math.nan,
         rms_growth=_octaves(window, reference) if reference else math.nan,
         rms_change=_octaves(window, before),
-        narrowed={target.name: _narrowed(window, target.name) for target in NARROW},
+        narrowed=_narrowed(window),
         massive=int(window.massive().sum()),
         rms_kurtosis=window.channels.rms_kurtosis,
         churn=churn(before, window),
@@ -81,10 +81,13 @@ def _octaves(window: TapSketch, other: TapSketch) -> float:
     return math.log2(window.moments.rms / other.moments.rms)
 
 
-def _narrowed(window: TapSketch, name: str) -> Narrowed:
-    (target,) = [one for one in NARROW if one.name == name]
-    exponent = best_exponent(window.absmax, target)
-    return Narrowed(loss(window.histogram, target), exponent, loss(window.histogram, target, exponent))
+def _narrowed(window: TapSketch) -> dict[str, Narrowed]:
+    best = [(target, best_exponent(window.absmax, target)) for target in NARROW]
+    found = losses(window.histogram, [*[(target, 0) for target in NARROW], *best])
+    return {
+        target.name: Narrowed(now, exponent, there)
+        for (target, exponent), now, there in zip(best, found, found[len(NARROW) :], strict=False)
+    }
 
 
 def churn(before: TapSketch, window: TapSketch) -> float:

@@ -5,30 +5,32 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.between import Between, between
+from sidecar.drift.between import between_at_taps
 from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.comparison import expected_of
 from sidecar.drift.effects import worst_channels
 from sidecar.drift.evidence import ACROSS, EDetector
 from sidecar.drift.groups import Groups
-from sidecar.drift.instability import AcrossLayers, Instability, instability
+from sidecar.drift.instability import AcrossLayers, instability
 from sidecar.drift.judge import Judge
 from sidecar.drift.keeping import Keeping
-from sidecar.drift.nodrift import EffectSizes, Expected, NoDrift, effect_sizes
+from sidecar.drift.nodrift import NoDrift
+from sidecar.drift.recent import Described, Recent
 from sidecar.drift.reference import Reference, ReferenceBuilder
-from sidecar.drift.scores import FEATURES, SCORES, features, stack_projections, stack_rows
+from sidecar.drift.scores import FEATURES, SCORES, stack_projections, stack_rows
+from sidecar.drift.sizes import EffectSizes, Expected, effect_sizes
 from sidecar.drift.snapshot import snapshot
+from sidecar.drift.state import DriftState, LayerDrift, OutputDrift
 from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
-from sidecar.drift.weighted import Scale, Weighted
 from sidecar.errors import BaselineError
 from sidecar.settings import DriftSettings
-from sidecar.sketch import Reading, RequestRows, TapSketch
+from sidecar.sketch import Reading, TapSketch
 from sidecar.timeline import Timeline
 from sidecar.types import Tap
 
@@ -41,73 +43,6 @@ KEEP_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerDrift:
-    """One tap. Evidence in nats since the reference; everything else over `drift.window_seconds`.
-
-    alarm_ordinals: the newest 100, counted in judged requests from 1. shifted_statistic: the request statistic
-    of `effects.mean_shift`, "" if none. worst_channels: (index, shift in the channel's standard deviations),
-    largest first, empty without reference or requests.
-    """
-
-    tap: Tap
-    evidence: float
-    active: bool
-    alarms: int
-    alarm_ordinals: tuple[int, ...]
-    effects: EffectSizes
-    shifted_statistic: str
-    worst_channels: tuple[tuple[int, float], ...]
-    instability: Instability
-    between: Between
-
-
-@dataclass(frozen=True, slots=True)
-class OutputDrift:
-    """What a classifier answers. evidence: of distance, energy and margin; class_evidence: of the predicted classes.
-
-    Both in nats, comparable with the level of a layer. class_evidence is 0 where requests are judged class by class.
-    """
-
-    evidence: float
-    class_evidence: float
-    active: bool
-    alarms: int
-
-
-@dataclass(frozen=True, slots=True)
-class DriftState:
-    """Everything drift has to say at one moment; never changes.
-
-    model_evidence, alarm_level and layer_alarm_level in nats. layers: in the order of the taps.
-    cause: None while no drift is active.
-    reference_small: the reference has fewer than 5,000 requests, so small drift takes longer to find.
-    reference_created: seconds since the epoch, NaN while there is none.
-    reference_widening: what a bet on a shift of one sigma is divided by for the sampling error of the reference.
-    strata: the kinds of requests that are judged among themselves. output: None of what is no classifier.
-    direction_evidence: of all layers together, in nats; the model alarms where it is ln 2 above `alarm_level`.
-    """
-
-    reference_requests: int
-    reference_ready: bool
-    reference_small: bool
-    reference_created: float
-    reference_widening: float
-    judged_requests: int
-    model_evidence: float
-    alarm_level: float
-    layer_alarm_level: float
-    model_active: bool
-    model_alarms: int
-    model_alarm_ordinals: tuple[int, ...]
-    layers: tuple[LayerDrift, ...]
-    across: AcrossLayers
-    cause: Cause | None
-    output: OutputDrift | None
-    direction_evidence: float
-    strata: tuple[str, ...]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Judge:
     """A reference and what is worked out from it once."""
@@ -116,7 +51,6 @@ class _Judge:
     strata: Strata
     evidence: Judge
     expected: tuple[Expected, ...]
-    scales: tuple[Scale, ...]
 
 
 class DriftMonitor:
@@ -143,6 +77,7 @@ class DriftMonitor:
         self._window_seconds = settings.window_seconds
         self._keep_ids = settings.keep_request_ids
         self._timeline = timeline
+        self._recent = Recent(taps)
         self._rng = rng
         self._stratify_by = settings.stratify_by
         self._builder = ReferenceBuilder(
@@ -209,11 +144,14 @@ class DriftMonitor:
         if self._keeping and self._judge:
             self._keeping.keep(self._judge.evidence, self._judge.reference, self._rng)
 
-    def state(self) -> DriftState:
-        """As of the end of the last `observe`; worked out by the first who asks, because few ask."""
+    def state(self, pace: Callable[[], None] = lambda: None) -> DriftState:
+        """As of the end of the last `observe`; worked out by the first who asks, because few ask.
+
+        pace: called between the steps of that, so that it can be done beside something that must not wait.
+        """
         with self._lock:
             if self._state is None:
-                self._state = self._snapshot()
+                self._state = self._snapshot(pace)
             return self._state
 
     def snapshot(self) -> Reference:
@@ -249,7 +187,6 @@ class DriftMonitor:
                 AMPLE_REQUESTS,
             )
         expected = expected_of(reference)
-        scales = tuple(tap.rows.known().scale() for tap in expected)
         common = reference.common
         outputs = reference.outputs.among(common) if reference.outputs else None
         strata = Strata(reference.labels[common])
@@ -260,15 +197,21 @@ class DriftMonitor:
         evidence = Judge(
             rows, outputs, numbers, len(strata), self._run_length, by_class=by_class, distances=distances
         )
-        self._judge = _Judge(reference, strata, evidence, expected, scales)
+        self._judge = _Judge(reference, strata, evidence, expected)
         self._detector = evidence.detector
         if self._keeping:
             self._keeping.resume(evidence, reference, self._rng)
 
-    def _snapshot(self) -> DriftState:
+    def _snapshot(self, pace: Callable[[], None]) -> DriftState:
         detector, reference = self._detector, self.reference
-        windows = {tap: self._timeline.window(self._window_seconds, tap) for tap in self._taps}
-        layers = tuple(self._layer(index, window) for index, window in enumerate(windows.values()))
+        windows = {}
+        for tap in self._taps:
+            windows[tap] = self._timeline.window(self._window_seconds, tap)
+            pace()
+        readings = self._timeline.readings(self._window_seconds)
+        seen = self._recent.described(readings)
+        pace()
+        layers = self._layers(list(windows.values()), seen, pace)
         return DriftState(
             reference_requests=reference.requests if reference else self._builder.requests,
             reference_ready=reference is not None,
@@ -284,7 +227,7 @@ class DriftMonitor:
             model_alarm_ordinals=tuple(detector.model.ordinals),
             layers=layers,
             across=AcrossLayers.of(windows),
-            cause=self._cause(layers),
+            cause=self._cause(layers, readings, seen),
             output=self._output(),
             direction_evidence=float(detector.layer_evidence[-1]),
             strata=self._judge.strata.names if self._judge else (),
@@ -303,7 +246,9 @@ class DriftMonitor:
             alarms=sum(latch.alarms for latch in latches),
         )
 
-    def _cause(self, layers: Sequence[LayerDrift]) -> Cause | None:
+    def _cause(
+        self, layers: Sequence[LayerDrift], readings: Sequence[Reading], seen: Described
+    ) -> Cause | None:
         suspects = [
             Suspect(
                 layer.tap, layer.active, layer.evidence, layer.instability.nonfinite, layer.worst_channels
@@ -314,44 +259,57 @@ class DriftMonitor:
         if suspect is None or self._judge is None:
             return None
         reference, index = self._judge.reference, self._taps.index(suspect.tap)
-        readings = self._timeline.readings(self._window_seconds)
-        rows = RequestRows.concat([one.rows[suspect.tap] for one in readings if suspect.tap in one.rows])
+        nonfinite = [stack_rows(one.rows, [suspect.tap])[0, :, -1] for one in readings]
         ids = [each for one in readings for each in one.ids]
         return cause(
             suspect,
             FEATURES,
             Requests(self._judge.expected[index].rows, reference.rows[index, :, -1] > 0, reference.groups),
             Requests(
-                Weighted(features(rows.values), rows.weights),
-                rows.nonfinite > 0,
+                seen.at(index),
+                np.concatenate([np.empty(0), *nonfinite]) > 0,
                 Groups.of(readings),
                 shown(ids, self._keep_ids),
             ),
         )
 
-    def _layer(self, index: int, window: TapSketch) -> LayerDrift:
-        tap, latch = self._taps[index], self._detector.layers[index]
-        seconds = self._window_seconds
-        before = self._timeline.window(seconds, tap, ago=seconds)
-        rows = self._timeline.rows(seconds, tap)
-        seen = Weighted(features(rows.values), rows.weights)
-        expected = self._judge.expected[index] if self._judge else None
-        effects = effect_sizes(expected, window, seen) if expected else EffectSizes.unknown()
-        return LayerDrift(
-            tap=tap,
-            evidence=float(self._detector.layer_evidence[index]),
-            active=latch.active,
-            alarms=latch.alarms,
-            alarm_ordinals=tuple(latch.ordinals),
-            effects=effects,
-            shifted_statistic=FEATURES[effects.shifted] if effects.shifted >= 0 else "",
-            worst_channels=tuple(worst_channels(expected.sketch, window)) if expected else (),
-            instability=instability(window, expected.sketch if expected else None, before),
-            between=between(
-                seen,
-                self._judge.scales[index] if self._judge else None,
-                self._timeline.distinct(seconds, tap).estimate,
-                window.counts.requests,
-                window.moments.variance,
-            ),
+    def _layers(
+        self, windows: Sequence[TapSketch], seen: Described, pace: Callable[[], None]
+    ) -> tuple[LayerDrift, ...]:
+        judge, seconds = self._judge, self._window_seconds
+        effects = [EffectSizes.unknown()] * len(self._taps)
+        if judge:
+            effects = effect_sizes(judge.expected, windows, seen)
+            pace()
+        distinct = []
+        for tap in self._taps:
+            distinct.append(self._timeline.distinct(seconds, tap).estimate)
+            pace()
+        together = between_at_taps(
+            seen,
+            [one.scale for one in judge.expected] if judge else None,
+            distinct,
+            [window.counts.requests for window in windows],
+            [window.moments.variance for window in windows],
         )
+        evidence = self._detector.layer_evidence.tolist()
+        layers = []
+        for index, (tap, window) in enumerate(zip(self._taps, windows, strict=True)):
+            pace()
+            latch, reference = self._detector.layers[index], judge.expected[index].sketch if judge else None
+            before = self._timeline.window(seconds, tap, ago=seconds)
+            shifted = effects[index].shifted
+            layer = LayerDrift(
+                tap=tap,
+                evidence=evidence[index],
+                active=latch.active,
+                alarms=latch.alarms,
+                alarm_ordinals=tuple(latch.ordinals),
+                effects=effects[index],
+                shifted_statistic=FEATURES[shifted] if shifted >= 0 else "",
+                worst_channels=tuple(worst_channels(reference, window)) if reference else (),
+                instability=instability(window, reference, before),
+                between=together[index],
+            )
+            layers.append(layer)
+        return tuple(layers)

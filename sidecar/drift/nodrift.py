@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +14,8 @@ from sidecar.drift.effects import (
     divergences,
     frechet,
     histogram_distances,
-    largest,
-    shifts,
-    signed_counts,
 )
 from sidecar.drift.weighted import Array, Scale, Weighted
-from sidecar.sketch import TapSketch
 
 EFFECTS = ("psi", "jensen_shannon", "kolmogorov_smirnov", "wasserstein", "mean_shift", "frechet")
 
@@ -39,8 +35,8 @@ _POWER = np.array([1.0, 1.0, 0.5, 0.5, 0.5, 1.0])
 class NoDrift:
     """Mean and 99.9% quantile of each effect between two samples without drift, one of `EFFECTS` each.
 
-    For n requests against m both are to be multiplied by (1/n + 1/m), to the power 1 for PSI, Jensen-Shannon
-    and Frechet, 1/2 for the others. NaN where the reference was too short to tell.
+    For n requests against m both are to be multiplied by what `spread` says. NaN where the reference was too short to
+    tell.
     """
 
     mean: tuple[float, ...]
@@ -50,93 +46,13 @@ class NoDrift:
     def unknown(cls) -> NoDrift:
         return cls((math.nan,) * len(EFFECTS), (math.nan,) * len(EFFECTS))
 
-    def at(self, n: Array, m: Array) -> tuple[Array, Array]:
-        """Mean and level of each effect for samples of n and m requests, each float64[effects]."""
-        spread = (1 / n + 1 / m) ** _POWER
-        return np.array(self.mean) * spread, np.array(self.level) * spread
 
+def spread(n: Array, m: Array) -> Array:
+    """How far samples of n and m requests differ by chance, float64[..., effects], from the same or [..., 1].
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Expected:
-    """One tap of the reference, and what is worked out from it once. rows: statistics of every request."""
-
-    sketch: TapSketch
-    cells: Cells
-    rows: Weighted
-    nodrift: NoDrift
-
-
-@dataclass(frozen=True, slots=True)
-class EffectSizes:
-    """How far a window is from the reference, each less what it averages without drift; NaN where it is not known.
-
-    kolmogorov_smirnov 0 to 1, wasserstein in standard deviations of the values, frechet in squared standard
-    deviations of the requests' statistics. mean_shift, in standard deviations of the requests: of the
-    statistic that moved most, the column `shifted` (-1: none), signed; its no-drift mean
-    brings it no further than to 0.
-    levels: effect -> its 99.9% no-drift level, for as many requests.
-    times_level: the largest effect over its level, before anything is subtracted; 1 or less in 99.9% of
-        windows for each effect without drift.
+    1/n + 1/m, to the power 1 for PSI, Jensen-Shannon and Frechet, 1/2 for the others.
     """
-
-    psi: float
-    jensen_shannon: float
-    kolmogorov_smirnov: float
-    wasserstein: float
-    mean_shift: float
-    frechet: float
-    shifted: int
-    levels: Mapping[str, float]
-    times_level: float
-
-    @classmethod
-    def unknown(cls) -> EffectSizes:
-        nan = math.nan
-        return cls(nan, nan, nan, nan, nan, nan, -1, dict.fromkeys(EFFECTS, nan), nan)
-
-
-def effect_sizes(expected: Expected, window: TapSketch, rows: Weighted) -> EffectSizes:
-    """rows: statistics of the window's requests."""
-    seen, old = signed_counts(window), signed_counts(expected.sketch)
-    if not seen.any() or not old.any():
-        return EffectSizes.unknown()
-    at = np.flatnonzero(seen + old)
-    moved = shifts(expected.rows, rows)
-    shifted = largest(moved)
-    here, there = rows.known(), expected.rows.known()
-    distance = math.nan
-    if len(here) > 1 and len(there) > 1:
-        scale = there.scale()
-        distance = float(frechet(*there.standard(scale).moments(), *here.standard(scale).moments()))
-    shift = float(moved[shifted]) if shifted >= 0 else math.nan
-    raw = np.array(
-        [
-            *divergences(expected.cells.counts(seen), expected.cells.counts(old)),
-            *histogram_distances(seen[at], old[at], at, expected.sketch.moments.stddev),
-            abs(shift),
-            distance,
-        ],
-        dtype=np.float64,
-    )
-    requests = np.array([window.counts.requests] * 4 + [max(len(here), 1)] * 2, dtype=np.float64)
-    among = np.array([expected.sketch.counts.requests] * 4 + [max(len(there), 1)] * 2, dtype=np.float64)
-    mean, level = expected.nodrift.at(requests, among)
-    less = raw - mean
-    less[4] = math.copysign(max(less[4], 0.0), shift) if not math.isnan(less[4]) else shift
-    ratios = np.divide(raw, level, out=np.full(len(raw), math.nan), where=level > 0)
-    psi, js, ks, wasserstein, mean_shift, distance = less.tolist()
-    times = float(np.nanmax(ratios)) if np.isfinite(ratios).any() else math.nan
-    return EffectSizes(
-        psi,
-        js,
-        ks,
-        wasserstein,
-        mean_shift,
-        distance,
-        shifted,
-        dict(zip(EFFECTS, level.tolist(), strict=True)),
-        times,
-    )
+    return (1 / n + 1 / m) ** _POWER  # type: ignore[no-any-return]
 
 
 def measure(

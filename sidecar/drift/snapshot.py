@@ -13,7 +13,7 @@ from sidecar.drift.scores import stack_rows
 from sidecar.drift.space import MeanSpace
 from sidecar.drift.strata import labels
 from sidecar.errors import BaselineError
-from sidecar.sketch import OutputRows, RequestRows
+from sidecar.sketch import OutputRows
 from sidecar.timeline import Timeline
 from sidecar.types import Tap
 
@@ -31,12 +31,8 @@ def snapshot(
     readings = timeline.readings(seconds)
     if not readings:
         raise BaselineError(f"no request of {model} version {version} was observed in the last {seconds:g} s")
-    rows = {
-        tap: RequestRows.concat([one.rows.get(tap, _missing(one.requests)) for one in readings])
-        for tap in taps
-    }
     outputs = [one.outputs for one in readings if one.outputs]
-    stacked = stack_rows(rows, taps)
+    stacked = np.concatenate([stack_rows(one.rows, taps) for one in readings], axis=1)
     return Reference(
         model=model,
         version=version,
@@ -55,7 +51,3 @@ def snapshot(
         labels=np.concatenate([labels(one, stratify_by) for one in readings]),
         routes=frequent(np.concatenate([labels(one, ROUTE) for one in readings])),
     )
-
-
-def _missing(requests: int) -> RequestRows:
-    return RequestRows(np.full((requests, RequestRows.empty().values.shape[1]), np.nan))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 
-from sidecar.drift.monitor import DriftState, LayerDrift
+from sidecar.drift.state import DriftState, LayerDrift
 from sidecar.export import catalogue
 from sidecar.export.catalogue import Metric
 from sidecar.sketch.formats import FORMATS, NARROW

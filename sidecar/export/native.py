@@ -5,6 +5,7 @@ Format: prometheus.io/docs/specs/native_histograms. Bucket i covers (2 ** ((i - 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import cache
 
@@ -75,14 +76,16 @@ def sparse(first: int, counts: Counts) -> tuple[list[BucketSpan], list[int]]:
     filled = np.flatnonzero(counts)
     if not len(filled):
         return [], []
-    begins = np.flatnonzero(np.diff(filled, prepend=filled[0] - 2) != 1)
-    lengths = np.diff(begins, append=len(filled))
-    starts = filled[begins]
-    offsets = np.diff(starts, prepend=0)
-    offsets[0] = first + starts[0]
-    offsets[1:] -= lengths[:-1]
-    spans = [BucketSpan(*pair) for pair in zip(offsets.tolist(), lengths.tolist(), strict=True)]
-    return spans, np.diff(counts[filled], prepend=0).tolist()
+    begins = [0, *(np.flatnonzero(filled[1:] - filled[:-1] != 1) + 1).tolist()]
+    lengths = [end - begin for begin, end in itertools.pairwise([*begins, len(filled)])]
+    starts = (first + filled[begins]).tolist()
+    ends = [0, *[start + length for start, length in zip(starts, lengths, strict=True)]]
+    spans = [
+        BucketSpan(start - end, length) for start, end, length in zip(starts, ends, lengths, strict=False)
+    ]
+    deltas = counts[filled]
+    deltas[1:] -= counts[filled[:-1]]
+    return spans, deltas.tolist()
 
 
 def buckets(spans: Sequence[BucketSpan], deltas: Sequence[int]) -> dict[int, int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-_STRETCH_SECONDS = 0.001
+_STRETCH_SECONDS = 0.0003
 _PAUSE_SECONDS = 0.00005
 
 
 class Pace:
-    """Called between steps, lets the threads that answer requests have the interpreter once a millisecond.
+    """Called between steps, lets the threads that answer requests have the interpreter three times a millisecond.
 
     They would wait 5 ms for it, CPython's own interval.
     """

@@ -1,17 +1,34 @@
 """Families as io.prometheus.client.MetricFamily messages, each after its length.
 
-The only format of a scrape that has native histograms.
+The only format of a scrape that has native histograms. Messages are put together from pieces, because protobuf merges
+what is concatenated: the labels of a series, always the same, are written once.
 """
 
 from __future__ import annotations
 
 import itertools
+import struct
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from prometheus_client.core import Metric as Family
 from prometheus_client.samples import Exemplar, NativeHistogram, Sample
 
 from sidecar._pb import prometheus_metrics_pb2 as pb
+
+_SERIES_KEPT = 4096
+
+_DOUBLE = struct.Struct("<d")
+_METRIC = bytes([pb.MetricFamily.DESCRIPTOR.fields_by_name["metric"].number << 3 | 2])
+_SINGLE = {
+    # All but the value itself, which comes last.
+    kind: metric.SerializeToString()[: -_DOUBLE.size]
+    for kind, metric in (
+        ("counter", pb.Metric(counter=pb.Counter(value=1.0))),
+        ("gauge", pb.Metric(gauge=pb.Gauge(value=1.0))),
+        ("unknown", pb.Metric(untyped=pb.Untyped(value=1.0))),
+    )
+}
 
 TYPES = {"counter": pb.COUNTER, "gauge": pb.GAUGE, "histogram": pb.HISTOGRAM, "unknown": pb.UNTYPED}
 
@@ -28,9 +45,9 @@ def protobuf(families: Iterable[Family]) -> Iterator[bytes]:
                 pieces.append(message.SerializeToString())
                 yield b""
         else:
-            message = pb.MetricFamily(metric=[_single(family.type, sample) for sample in family.samples])
-            pieces.append(message.SerializeToString())
-        # Messages in pieces: protobuf merges what is concatenated, and appends what is repeated.
+            for sample in family.samples:
+                metric = _labels(tuple(sample.labels.items())) + _value(family.type, sample)
+                pieces += (_METRIC, _varint(len(metric)), metric)
         yield _varint(sum(map(len, pieces))) + b"".join(pieces)
 
 
@@ -42,13 +59,18 @@ def _pairs(labels: Mapping[str, str]) -> list[pb.LabelPair]:
     return [pb.LabelPair(name=name, value=value) for name, value in labels.items()]
 
 
-def _single(kind: str, sample: Sample) -> pb.Metric:
-    labels, value = _pairs(sample.labels), sample.value
-    if kind == "gauge":
-        return pb.Metric(label=labels, gauge=pb.Gauge(value=value))
-    if kind == "unknown":
-        return pb.Metric(label=labels, untyped=pb.Untyped(value=value))
-    return pb.Metric(label=labels, counter=pb.Counter(value=value, exemplar=_exemplar(sample.exemplar)))
+@lru_cache(maxsize=_SERIES_KEPT)
+def _labels(labels: tuple[tuple[str, str], ...]) -> bytes:
+    """A metric that has nothing but its labels."""
+    return pb.Metric(label=_pairs(dict(labels))).SerializeToString()
+
+
+def _value(kind: str, sample: Sample) -> bytes:
+    """A metric that has nothing but its value."""
+    if sample.exemplar is None:
+        return _SINGLE[kind] + _DOUBLE.pack(sample.value)
+    counter = pb.Counter(value=sample.value, exemplar=_exemplar(sample.exemplar))
+    return pb.Metric(counter=counter).SerializeToString()
 
 
 def _histogram(labels: Mapping[str, str], samples: list[Sample]) -> pb.Metric:

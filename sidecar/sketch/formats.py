@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sidecar.sketch.histogram import Histogram
@@ -50,18 +51,23 @@ def best_exponent(absmax: float, target: FloatFormat) -> int:
     return math.floor(headroom(absmax, target)) if 0 < absmax < math.inf else 0
 
 
-def loss(histogram: Histogram, target: FloatFormat, exponent: int = 0) -> Loss:
-    """What values times 2**exponent would lose in `target`.
+def losses(histogram: Histogram, targets: Sequence[tuple[FloatFormat, int]]) -> list[Loss]:
+    """What values times 2**exponent would lose in each format, by (format, exponent).
 
     Exact but for one kind of value: one that equals the least normal counts as subnormal. All bounds of the
     8-bit formats are edges of buckets at every exponent, and ties at half the least value round to 0 (to even).
     """
     total = histogram.total
     if not total:
-        return Loss(math.nan, math.nan, math.nan)
-    scale = math.ldexp(1.0, exponent)
-    zero, normal, finite = (
-        histogram.within(bound / scale) for bound in (target.least / 2, target.least_normal, target.largest)
+        return [Loss(math.nan, math.nan, math.nan)] * len(targets)
+    within = histogram.within(
+        [
+            [math.ldexp(bound, -exponent) for bound in (one.least / 2, one.least_normal, one.largest)]
+            for one, exponent in targets
+        ]
     )
     nonzero = total - histogram.zeros
-    return Loss((nonzero - finite) / total, zero / total, (normal - zero) / total)
+    return [
+        Loss((nonzero - finite) / total, zero / total, (normal - zero) / total)
+        for zero, normal, finite in within.tolist()
+    ]

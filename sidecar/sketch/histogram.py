@@ -109,9 +109,15 @@ class Histogram:
         counts[-1] -= self.zeros
         return counts
 
-    def within(self, bound: float) -> int:
-        """How many values have 0 < |x| <= bound; exact at an edge, and a bucket that is cut counts as beyond it."""
-        return int(self.magnitudes()[: np.searchsorted(edges(), bound, side="right") - 1].sum())
+    def within(self, bounds: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """How many values have 0 < |x| <= each bound, int64 of the shape of `bounds`.
+
+        Exact at an edge; a bucket that a bound cuts counts as beyond it.
+        """
+        cumulative = np.concatenate([[0], np.cumsum(self.magnitudes())])
+        places = np.searchsorted(edges(), bounds, side="right") - 1
+        result: npt.NDArray[np.int64] = cumulative[places]
+        return result
 
     @property
     def median_magnitude(self) -> float:

@@ -182,7 +182,7 @@ class Reading:
         return self._any_rows().common
 
     def _any_rows(self) -> RequestRows:
-        return next(iter(self.rows.values()), RequestRows.empty())
+        return next(iter(self.rows.values())) if self.rows else RequestRows.empty()
 
     def traced_outliers(self, threshold: float) -> dict[Tap, TracedOutlier]:
         """Of each tap the request with a trace whose |x| was the largest, where it reached `threshold`."""

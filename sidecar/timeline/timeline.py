@@ -58,6 +58,7 @@ class Timeline:
         self._readings: deque[tuple[float, Reading]] = deque()
         self._held_rows = 0
         self._totals = {tap: TapSketch.empty(tap.channels) for tap in taps}
+        self._merged: dict[tuple[Tap | float, ...], TapSketch] = {}
         self._newest = -math.inf
         self._set_back = 0.0
         self._lock = threading.Lock()
@@ -76,6 +77,7 @@ class Timeline:
             if not self._panes or self._panes[-1].start < start:
                 closed = self._panes[-1] if self._panes else None
                 self._panes.append(_Pane(start))
+                self._merged.clear()
             pane = self._panes[-1].sketches
             for tap, sketch in reading.sketches.items():
                 self._totals[tap].merge(sketch)
@@ -107,13 +109,24 @@ class Timeline:
 
         ago: seconds by which the window lies back; what touches those is not in it.
         """
-        merged = TapSketch.empty(tap.channels)
         with self._lock:
             begin, end = self._begin(seconds + ago), self._begin(ago) if ago else math.inf
-            for pane in self._panes:
-                if begin < pane.start <= end and tap in pane.sketches:
-                    merged.merge(pane.sketches[tap])
+            panes = [pane for pane in self._panes if begin < pane.start <= end]
+            is_open = bool(panes) and panes[-1] is self._panes[-1]
+            merged = self._closed(tap, panes[:-1] if is_open else panes).copy()
+            if is_open and tap in panes[-1].sketches:
+                merged.merge(panes[-1].sketches[tap])
         return merged
+
+    def _closed(self, tap: Tap, panes: Sequence[_Pane]) -> TapSketch:
+        """Merge of panes that nothing changes any more, kept until the next one closes, because many ask for it."""
+        key = (tap, *[pane.start for pane in panes[:: max(len(panes) - 1, 1)]])
+        if key not in self._merged:
+            merged = self._merged[key] = TapSketch.empty(tap.channels)
+            for pane in panes:
+                if tap in pane.sketches:
+                    merged.merge(pane.sketches[tap])
+        return self._merged[key]
 
     def distinct(self, seconds: float, tap: Tap) -> Distinct:
         """How many different `signatures` the requests of the same panes had, however many there were."""

@@ -1,7 +1,9 @@
 """What a scrape costs: how long it takes at 64 taps, and what 50 scrapers do to the latency of requests.
 
 The server is this process. One client that waits for each reply, and the scrapers, are processes of their own.
-Rounds with and without scrapers alternate, so that whatever else the machine does falls on both alike.
+Rounds without scrapers, with scrapers that ask somebody else for as many bytes, and with scrapers that ask the sidecar
+alternate, so that whatever else the machine does falls on all alike. The second kind is there because processes share
+cores: what it costs is not the sidecar's doing.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +26,14 @@ from sidecar import settings
 from sidecar.app import Sidecar
 
 LAYERS, WIDTH = 64, 64
+REFERENCE_REQUESTS = 500
 SCRAPERS, ROUNDS, ROUND_SECONDS = 50, 8, 3.0
+ROUNDS_TO_FILL = 22
+"""As long as the drift window and a pane more."""
+
+KINDS = ("without", "elsewhere", "here")
 ACCEPT = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+ASK = f"GET /metrics HTTP/1.1\r\nhost: sidecar\r\naccept: {ACCEPT}\r\naccept-encoding: gzip\r\n\r\n".encode()
 
 
 class Stack(nn.Module):
@@ -56,7 +66,9 @@ def configured() -> settings.Settings:
     tree = {
         "server": {"grpc_port": 0, "http_port": 0},
         "models": [model],
-        "capture": {"sample_rate": 1.0},
+        # A known number of requests in the window, whatever observing them costs on this machine.
+        "capture": {"sample_rate": 0.1, "budget": 1.0},
+        "drift": {"reference_requests": REFERENCE_REQUESTS},
         "store": {"path": ""},
     }
     return settings.resolve(tree, {}, base=Path())
@@ -86,18 +98,34 @@ def send(port: int, rounds: int) -> None:
 
 async def scrape(port: int) -> None:
     """The scrapers' process: each asks once a second, spread evenly, until the process is ended."""
-    import httpx
 
-    url = f"http://127.0.0.1:{port}/metrics"
-    async with httpx.AsyncClient(trust_env=False, headers={"accept": ACCEPT}) as http:
+    async def one(number: int) -> None:
+        await asyncio.sleep(number / SCRAPERS)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while True:
+            writer.write(ASK)
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise OSError(head.decode())
+            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split()[0]))
+            await asyncio.sleep(1.0)
 
-        async def one(number: int) -> None:
-            await asyncio.sleep(number / SCRAPERS)
-            while True:
-                (await http.get(url)).raise_for_status()
-                await asyncio.sleep(1.0)
+    await asyncio.gather(*map(one, range(SCRAPERS)))
 
-        await asyncio.gather(*map(one, range(SCRAPERS)))
+
+async def stand_in(size: int) -> None:
+    """A process that answers every request with `size` bytes; prints its port."""
+    reply = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + bytes(size)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(reply)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
 
 
 def _process(*arguments: object) -> subprocess.Popen[str]:
@@ -119,59 +147,86 @@ def _round(client: subprocess.Popen[str]) -> list[float]:
 
 
 def _alone(port: int) -> dict[str, float]:
-    """Milliseconds of scrapes that each find a new state, and the bytes of one."""
+    """Scrapes that each find a new state: milliseconds, of the clock and of this process' CPU, and bytes of one."""
     import httpx
 
-    taken, sizes = [], []
+    taken, busy, sizes = [], [], []
     with httpx.Client(trust_env=False, headers={"accept": ACCEPT}) as http:
-        for _ in range(10):
+        for _ in range(20):
             time.sleep(1.2)
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             reply = http.get(f"http://127.0.0.1:{port}/metrics")
             taken.append((time.perf_counter() - started) * 1000)
+            busy.append((time.process_time() - used) * 1000)
             sizes.append(int(reply.headers["content-length"]))
-    return {"median_ms": statistics.median(taken), "max_ms": max(taken), "bytes": statistics.median(sizes)}
+    return {
+        "median_ms": statistics.median(taken),
+        "max_ms": max(taken),
+        "cpu_median_ms": statistics.median(busy),
+        "bytes": statistics.median(sizes),
+    }
 
 
 def _p(latencies: list[float], share: float) -> float:
     return sorted(latencies)[int(share * (len(latencies) - 1))] * 1000
 
 
-def _measure(grpc_port: int, http_port: int) -> dict[str, Any]:
-    client = _process("client", grpc_port, 1 + 2 * ROUNDS)
-    found: dict[str, list[float]] = {"without": [], "with": []}
-    ratios = []
-    try:
-        _round(client)
+def _measure(grpc_port: int, http_port: int, judged: Callable[[], bool]) -> dict[str, Any]:
+    client = _process("client", grpc_port, ROUNDS_TO_FILL + len(KINDS) * ROUNDS)
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    ratios: dict[str, list[float]] = {kind: [] for kind in KINDS[1:]}
+    with ExitStack() as stack:
+        stack.callback(_end, client)
+        for _ in range(ROUNDS_TO_FILL):
+            _round(client)
+        if not judged():
+            raise RuntimeError("the reference is not complete, so a scrape has less to say than it will have")
         alone = _alone(http_port)
+        other = _process("stand-in", int(alone["bytes"]))
+        stack.callback(_end, other)
+        assert other.stdout
+        ports = {"elsewhere": int(other.stdout.readline()), "here": http_port}
         for _ in range(ROUNDS):
-            without = _round(client)
-            scrapers = _process("scrapers", http_port)
-            try:
-                time.sleep(1.5)
-                beside = _round(client)
-            finally:
-                scrapers.terminate()
-                scrapers.wait()
-            found["without"] += without
-            found["with"] += beside
-            ratios.append(_p(beside, 0.99) / _p(without, 0.99))
-    finally:
-        client.terminate()
-        client.wait()
+            base = _p(_beside(None, client, found["without"]), 0.99)
+            for kind, port in ports.items():
+                ratios[kind].append(_p(_beside(port, client, found[kind]), 0.99) / base)
     latency = {name: {f"p{q}_ms": _p(some, q / 100) for q in (50, 99)} for name, some in found.items()}
-    print(f"a scrape of {LAYERS} taps: {alone['median_ms']:.1f} ms, at most {alone['max_ms']:.1f} ms")
+    print(
+        f"a scrape of {LAYERS} taps: {alone['median_ms']:.1f} ms, at most {alone['max_ms']:.1f} ms, "
+        f"CPU {alone['cpu_median_ms']:.1f} ms"
+    )
     for name, values in latency.items():
         print(
-            f"requests {name} {SCRAPERS} scrapers: p50 {values['p50_ms']:.2f} ms, p99 {values['p99_ms']:.2f} ms"
+            f"requests, {SCRAPERS} scrapers {name}: p50 {values['p50_ms']:.2f}, p99 {values['p99_ms']:.2f} ms"
         )
-    print(f"ratio of p99, median of {ROUNDS} rounds: {statistics.median(ratios):.3f}")
+    for kind, each in ratios.items():
+        print(
+            f"p99, scrapers {kind}, over that without, median of {ROUNDS} rounds: {statistics.median(each):.3f}"
+        )
     return {
         "scrape": alone,
         "latency": latency,
         "p99_ratios": ratios,
-        "median_p99_ratio": statistics.median(ratios),
+        "median_p99_ratio": {kind: statistics.median(each) for kind, each in ratios.items()},
     }
+
+
+def _beside(port: int | None, client: subprocess.Popen[str], found: list[float]) -> list[float]:
+    """Latencies of a round beside scrapers of this port, or beside none."""
+    scrapers = _process("scrapers", port) if port else None
+    try:
+        time.sleep(1.5)
+        taken = _round(client)
+    finally:
+        if scrapers:
+            _end(scrapers)
+    found += taken
+    return taken
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    process.wait()
 
 
 def run() -> dict[str, Any]:
@@ -179,7 +234,11 @@ def run() -> dict[str, Any]:
         sidecar = Sidecar(configured(), time.time)
         await sidecar.start()
         try:
-            return await asyncio.to_thread(_measure, sidecar.grpc_port, sidecar.http_port)
+            judged = sidecar.models[0].watched().monitor
+            assert judged
+            return await asyncio.to_thread(
+                _measure, sidecar.grpc_port, sidecar.http_port, lambda: judged.reference is not None
+            )
         finally:
             await sidecar.stop()
 
@@ -192,3 +251,5 @@ if __name__ == "__main__":
             send(int(port), int(rounds))
         case ["scrapers", port]:
             asyncio.run(scrape(int(port)))
+        case ["stand-in", size]:
+            asyncio.run(stand_in(int(size)))

@@ -3,10 +3,12 @@ import math
 import numpy as np
 import pytest
 
-from sidecar.drift.effects import Cells, signed_counts
-from sidecar.drift.nodrift import EFFECTS, Expected, NoDrift, effect_sizes, measure
+from sidecar.drift.effects import Cells
+from sidecar.drift.nodrift import EFFECTS, NoDrift, measure, spread
+from sidecar.drift.recent import Described
 from sidecar.drift.reference import ReferenceBuilder
 from sidecar.drift.scores import features
+from sidecar.drift.sizes import Expected, effect_sizes
 from sidecar.drift.weighted import Weighted
 from sidecar.sketch import TapSketch
 
@@ -18,12 +20,13 @@ def expect(traffic, tap, requests):
     reference = builder.build()
     sketch = reference.sketches[0]
     rows = Weighted(features(reference.rows)[0], reference.weights)
-    return Expected(sketch, Cells.equal_mass(signed_counts(sketch)), rows, reference.nodrift[0])
+    return Expected.of(sketch, rows, reference.nodrift[0])
 
 
 def sizes(expected, reading, tap):
     rows = reading.rows[tap]
-    return effect_sizes(expected, reading.sketches[tap], Weighted(features(rows.values), rows.weights))
+    seen = Described(features(rows.values)[None], rows.weights)
+    return effect_sizes([expected], [reading.sketches[tap]], seen)[0]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,8 @@ def test_levels_fall_with_the_number_of_requests(traffic, taps):
 
 def test_an_empty_window_has_no_effect_sizes(traffic, taps):
     expected = expect(traffic, taps[0], 40)
-    empty = effect_sizes(expected, TapSketch.empty(4), Weighted(np.empty((0, 5)), np.empty(0)))
+    nobody = Described(np.empty((1, 0, 5)), np.empty(0))
+    (empty,) = effect_sizes([expected], [TapSketch.empty(4)], nobody)
     assert math.isnan(empty.psi)
     assert (empty.shifted, math.isnan(empty.times_level)) == (-1, True)
 
@@ -100,7 +104,7 @@ def test_a_mean_needs_two_parts_and_a_level_eight(chunks, requests, mean, level)
 
 
 def test_nothing_is_known_of_an_unknown_reference():
-    assert np.isnan(NoDrift.unknown().at(np.ones(6), np.ones(6))).all()
+    assert np.isnan([NoDrift.unknown().mean, NoDrift.unknown().level] * spread(np.ones(6), np.ones(6))).all()
 
 
 def test_the_same_requests_give_the_same_levels(make_traffic, taps):

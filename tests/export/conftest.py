@@ -14,8 +14,8 @@ from sidecar.drift.between import Between
 from sidecar.drift.causes import Cause
 from sidecar.drift.groups import ShareChange
 from sidecar.drift.instability import Narrowed
-from sidecar.drift.monitor import DriftState, OutputDrift
-from sidecar.drift.nodrift import EffectSizes
+from sidecar.drift.sizes import EffectSizes
+from sidecar.drift.state import DriftState, OutputDrift
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.files import StaleFiles
 from sidecar.export.serving import ServingMetrics
@@ -58,7 +58,7 @@ class FixedMonitor:
     def __init__(self, state: DriftState) -> None:
         self._state = state
 
-    def state(self) -> DriftState:
+    def state(self, pace: object = None) -> DriftState:
         return self._state
 
 

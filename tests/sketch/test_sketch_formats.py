@@ -15,7 +15,7 @@ from sidecar.sketch.formats import (
     NARROW,
     best_exponent,
     headroom,
-    loss,
+    losses,
 )
 
 
@@ -43,7 +43,7 @@ def test_losses_are_those_of_casting_each_value(seed, exponent, target):
     values = np.where(rng.random(values.shape) < 0.2, ties, values).astype(np.float32)
     scaled = values.astype(np.float64) * 2.0**exponent
     held = cast(scaled, target)
-    found = loss(sketch(values).histogram, target, exponent)
+    (found,) = losses(sketch(values).histogram, [(target, exponent)])
     assert found.overflow == np.mean(np.isinf(held))
     assert found.to_zero == np.mean((held == 0) & (values != 0))
     small = np.mean((np.abs(scaled) <= target.least_normal) & (held > 0))
@@ -66,7 +66,7 @@ def test_headroom_counts_doublings_of_each_format():
 
 def test_without_values_nothing_is_lost():
     empty = TapSketch.empty(2)
-    assert math.isnan(loss(empty.histogram, E4M3).overflow)
+    assert math.isnan(losses(empty.histogram, [(E4M3, 0)])[0].overflow)
     assert best_exponent(empty.absmax, E4M3) == best_exponent(0.0, E4M3) == 0
 
 
