@@ -27,8 +27,8 @@ MULTIPLES = (1, 2, 4, 8, 12)
 ACROSS = 2
 """Layers at the end that see all others: the layers together, and the direction in which they move."""
 
-ACROSS_SHARE = 1 / 3
-"""Of the model's stake, on each of these."""
+ACROSS_SHARE = 1 / 4
+"""Of the model's stake, on each of these, and on the classes of a classifier; all others share what is left."""
 
 ORDINALS_KEPT = 100
 
@@ -143,7 +143,8 @@ class EDetector:
     before, so R_t - t is a supermartingale and R reaches a level N after N requests or more on average
     (Shin, Ramdas, Rinaldo, "E-detectors", 2022). A mean of such R is one again, however they depend on
     each other: the layer's R is the mean over its scores and bets, the model's a mean over layers with weights that
-    add up to 1. A third of it is on each of the two layers at the end, which see all others; the others share the rest.
+    add up to 1. A quarter of it is on each of the two layers at the end, which see all others, and on the classes; the
+    others share the rest.
 
     The p-values share one reference of finite size, so given that reference E[b] is 1 only up to a
     sampling error. Every bet is divided by 1 plus twice its standard error: `reference_allowance`.
@@ -170,8 +171,9 @@ class EDetector:
         """
         scored = len(kinds)
         depth = scored + (classes is not None)
-        own = depth - ACROSS
-        self._weights = np.append(np.full(own, (1 - ACROSS * ACROSS_SHARE) / own), [ACROSS_SHARE] * ACROSS)
+        own = scored - ACROSS
+        self._weights = np.full(depth, ACROSS_SHARE)
+        self._weights[:own] = (1 - ACROSS_SHARE * (depth - own)) / own
         levels = run_length / self._weights
         self.alarm_level = math.log(run_length)
         self.layer_alarm_level = math.log(levels[0])
@@ -185,10 +187,10 @@ class EDetector:
         self._steps = np.where(np.arange(scored) == scored - 1, 2, 1)
         of_form = [[1 / form_allowance(size) for size in sizes] for sizes in reference_requests.tolist()]
         self._constant = np.dstack([np.exp(-(_BETS**2) / 2) / allowances, of_form])
-        self._places = np.append(np.arange(scored - ACROSS), np.arange(own, depth))
+        self._places = np.append(np.arange(own), np.arange(depth - ACROSS, depth))
         bets_each = len(_BETS) + 1
         self._caps = 2.0 * self._kinds * bets_each * levels[self._places]
-        self._class_cap = 2.0 * levels[0]
+        self._class_cap = 2.0 * levels[own]
         self._evidence = np.zeros((scored, max(kinds), bets_each))
         self._shares = np.full((scored, max(kinds), CELLS), 1 / CELLS)
         self._classes = classes

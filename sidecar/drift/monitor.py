@@ -229,7 +229,7 @@ class DriftMonitor:
             across=AcrossLayers.of(windows),
             cause=self._cause(layers, readings, seen),
             output=self._output(),
-            direction_evidence=float(detector.layer_evidence[-1]),
+            direction_evidence=float(detector.layer_evidence[-ACROSS:].max()),
             strata=self._judge.strata.names if self._judge else (),
         )
 

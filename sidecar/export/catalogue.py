@@ -309,7 +309,7 @@ MODEL_EVIDENCE = Metric(
 )  # fmt: skip
 DIRECTION_EVIDENCE = Metric(
     "sidecar_drift_direction_evidence", "gauge",
-    "Evidence of small shifts in all layers together; with ln 2 more than sidecar_drift_alarm_level it alarms alone.",
+    "Evidence of small shifts in all layers together; with ln 4 more than sidecar_drift_alarm_level it alarms alone.",
     MODEL, "nats",
 )  # fmt: skip
 OUTPUT_EVIDENCE = Metric(
@@ -318,7 +318,8 @@ OUTPUT_EVIDENCE = Metric(
 )  # fmt: skip
 CLASS_EVIDENCE = Metric(
     "sidecar_drift_class_evidence", "gauge",
-    "Evidence that the shares of the predicted classes changed; alarms as a layer does.", MODEL, "nats",
+    "Evidence that shares of predicted classes changed; with ln 4 more than sidecar_drift_alarm_level it alarms alone.",
+    MODEL, "nats",
 )  # fmt: skip
 ALARM_LEVEL = Metric(
     "sidecar_drift_alarm_level", "gauge",
@@ -326,7 +327,7 @@ ALARM_LEVEL = Metric(
 )  # fmt: skip
 LAYER_ALARM_LEVEL = Metric(
     "sidecar_drift_layer_alarm_level", "gauge",
-    "Layer alarm level: ln(2 x layers x drift.requests_between_false_alarms); output and classes count as layers.",
+    "Layer alarm level: sidecar_drift_alarm_level + ln(2 x taps), or of a classifier ln(4 x (taps + 1)).",
     MODEL, "nats",
 )  # fmt: skip
 MODEL_ALARMS = Metric("sidecar_drift_model_alarms_total", "counter", "Alarms of the model's evidence.", MODEL)

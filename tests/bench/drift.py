@@ -115,6 +115,12 @@ def _measure(task: Task) -> dict[str, Any]:
         name: _delay(task.normal, condition, lambda both, i: ours[i].follow(both), level, rng)
         for name, condition in conditions.items()
     }
+    alone = [Ours(task.normal, reference, counter=False) for reference in references]
+    by_evidence_alone = {
+        name: _delay(task.normal, condition, lambda both, i: alone[i].follow(both), level, rng)
+        for name, condition in conditions.items()
+        if condition.broken.any()
+    }
     spaces = [task.normal.space(reference) for reference in references]
     for name, build in PEERS.items():
         for window in WINDOWS[name]:
@@ -147,6 +153,7 @@ def _measure(task: Task) -> dict[str, Any]:
         "false_alarms": false_alarms,
         "alarms_per_million_of_defaults": alarms,
         "median_requests_to_alarm": found,
+        "median_requests_to_alarm_by_evidence_alone": by_evidence_alone,
         "best_peer": {name: peer for name, (_, peer) in best.items()},
         "delay_ratio_vs_best_peer": {
             f"{task.name} {name}" if name in task.scenarios else name: found["ours"][name] / delay
@@ -216,4 +223,8 @@ def _show(task: dict[str, Any]) -> None:
         print(
             f"  {condition:18} ours {delay:g}  {line}  ratio {delay / min(best for best, _ in others.values()):.2f}"
         )
+    print(
+        "  by evidence alone, where a counter alerts at once:",
+        task["median_requests_to_alarm_by_evidence_alone"],
+    )
     print("  alarms per million of defaults:", task["alarms_per_million_of_defaults"])

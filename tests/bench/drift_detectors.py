@@ -33,9 +33,10 @@ class Detector(Protocol):
 
 
 class Ours:
-    """The model's R."""
+    """The model's R. Infinite from the first NaN or infinite value on, whose counter alerts without statistics."""
 
-    def __init__(self, recorded: Recorded, reference: Index) -> None:
+    def __init__(self, recorded: Recorded, reference: Index, *, counter: bool = True) -> None:
+        self._counter = counter
         self._recorded, past = recorded, recorded.of(reference)
         self._space = recorded.space(reference)
         distances = self._space.distances(past.projections)
@@ -54,7 +55,9 @@ class Ours:
         self._judge.resume(self._fresh)
         seen = self._recorded.of(traffic)
         distances = self._space.distances(seen.projections)
-        return self._judge.update(seen.rows, seen.outputs, np.zeros(len(seen), np.int64), rng, distances)
+        evidence = self._judge.update(seen.rows, seen.outputs, np.zeros(len(seen), np.int64), rng, distances)
+        counted = np.cumsum(seen.broken) > 0
+        return np.where(counted & self._counter, np.inf, evidence)
 
 
 class KolmogorovSmirnov:

@@ -21,7 +21,7 @@ from sidecar.drift.scores import FIT_STRIDE, features, stack_projections, stack_
 from sidecar.drift.space import MeanSpace, Projections
 from sidecar.observation import observe
 from sidecar.settings import Settings, resolve
-from sidecar.sketch import OutputRows
+from sidecar.sketch import ROW_STATISTICS, OutputRows
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -58,6 +58,11 @@ class Recorded:
             np.concatenate([self.projections, later.projections], axis=1),
         )
 
+    @property
+    def broken(self) -> npt.NDArray[np.bool_]:
+        """Requests with NaN or infinite values at any tap, bool[n]."""
+        return (self.rows[..., ROW_STATISTICS.index("nonfinite")] > 0).any(axis=0)
+
     def space(self, reference: Index) -> MeanSpace:
         """Of the channel means of a reference, as drift makes it."""
         return MeanSpace.fit(self.projections[:, reference[::FIT_STRIDE]])
@@ -72,7 +77,7 @@ class Recorded:
         return np.clip(limits, -1e6, 1e6)
 
     def moved(self, sigmas: float, taps: slice) -> "Recorded":
-        """With the mean at these taps, and nothing else, moved by so many standard deviations of it between requests."""
+        """With the mean at these taps, and nothing else, moved by so many of its standard deviations."""
         rows = self.rows.copy()
         spread = rows[taps, :, 0].std(axis=1, keepdims=True)
         rows[taps, :, 0] += sigmas * spread
