@@ -54,7 +54,7 @@ def test_taps_that_contradict_each_other_are_far_although_each_is_as_usual():
     seen[..., MEAN] = np.resize([1.4, -1.4], TAPS) + 0.1 * rng.normal(size=(500, TAPS))
     z = z_of(watched, rng, seen)
     assert z[:, DISTANCE].mean() > 1.0
-    assert abs(z[:, MEAN].mean()) < 0.15
+    assert abs(z[:, MEAN].mean()) < 0.4
 
 
 def test_a_tap_that_was_not_reached_is_in_the_middle():
