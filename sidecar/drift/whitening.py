@@ -40,9 +40,10 @@ class Whitened:
 
     def distance(self, vectors: Array) -> Array:
         """Mahalanobis distances, float64[n] of float64[n, p]."""
-        found = np.empty((1, len(vectors)))
+        found: Array = np.empty((1, len(vectors)))
         measure(np.ascontiguousarray(vectors)[None], self.centre[None], self.matrix[None], found)
-        return found[0]
+        distances: Array = found[0]
+        return distances
 
 
 # Not a product of matrices: numpy's takes threads, which would spin beside the one that runs the model.

@@ -404,6 +404,11 @@ ALWAYS_ON = Metric(
     "sidecar_instability_always_on_ratio", "gauge",
     "Share of the channels of all taps that fired at 99.9% of positions or more.", MODEL, "ratio",
 )  # fmt: skip
+SATURATED = Metric(
+    "sidecar_instability_saturated_ratio", "gauge",
+    "Share of channels, over all taps, certainly within 1% of their own largest |x| at half of positions or more.",
+    MODEL, "ratio",
+)  # fmt: skip
 RATE_BOUND = Metric(
     "sidecar_instability_rate_bound_ratio", "gauge",
     "95% bound on how often a dead channel fires, or one that always fired rests, largest of all taps.",
@@ -415,11 +420,12 @@ DISTINCT = Metric(
 )  # fmt: skip
 PARTICIPATION = Metric(
     "sidecar_instability_participation_ratio", "gauge",
-    "Directions (1..5) in which requests differ at a tap, (tr C)^2 / tr(C^2), least of all taps.", MODEL, "ratio",
+    "Directions, of 32 projections (GPU: 5 statistics), in which requests differ, (tr C)^2 / tr(C^2), least of taps.",
+    MODEL, "ratio",
 )  # fmt: skip
 EFFECTIVE_RANK = Metric(
     "sidecar_instability_effective_rank", "gauge",
-    "Directions (1..5) in which requests differ at a tap, by the entropy of eigenvalues, least of all taps.",
+    "Directions, of 32 projections (GPU: 5 statistics), in which requests differ, by eigenvalues, least of all taps.",
     MODEL,
 )  # fmt: skip
 SELF_SIMILARITY = Metric(
