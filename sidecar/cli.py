@@ -23,6 +23,7 @@ from sidecar.baseline.commands import baseline, compare_replicas
 from sidecar.configured import Configured
 from sidecar.demo.shifts import Scenario
 from sidecar.errors import ConfigError, SidecarError
+from sidecar.server import core
 from sidecar.settings import ModelSettings, Settings
 
 app = typer.Typer(
@@ -82,8 +83,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve the configured models until SIGTERM or SIGINT."""
-    # The core would write lines of its own into the log, of which clients can cause as many as they like.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    core.set_up(os.environ)
     import uvloop
 
     from sidecar.app import Sidecar

@@ -107,6 +107,7 @@ class Model:
             telemetry_seconds=spending.taps + spending.drain,
             inference_seconds=self._inference_seconds,
             last_drain=self.observation.drainer.last,
+            budget=self.governor.budget,
         )
 
     def _spending(self) -> Spending:

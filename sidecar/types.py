@@ -5,6 +5,7 @@ Nothing here imports another part, so any part may import this.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -386,6 +387,7 @@ class TelemetryStatus:
     silent: taps that saw nothing of the requests that were sampled last.
     telemetry_seconds, inference_seconds: time so far; inference excludes telemetry.
     last_drain: seconds since the epoch, 0 before the first.
+    budget: share of inference time that telemetry may take, 1 for no limit; NaN where nothing is observed.
     """
 
     instrumented: bool
@@ -400,3 +402,4 @@ class TelemetryStatus:
     inference_seconds: float = 0.0
     last_drain: float = 0.0
     wanted: bool = True
+    budget: float = math.nan

@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from sidecar.server import core
+
+# As `sidecar serve` does, so that tests meet the core as requests do.
+core.set_up(os.environ)
+
 # How long an example takes says more about what else the machine does than about the code.
 settings.register_profile("shared machine", deadline=None)
 settings.load_profile("shared machine")

@@ -94,7 +94,7 @@ class Governor:
         self.refused = 0
         self.bucket = TokenBucket()
         self._asked = settings.sample_rate
-        self._budget = settings.budget
+        self.budget = settings.budget
         self._governs = settings.budget < 1
         self._sampler = Sampler(settings)
         self._routes = Routes(settings.route_floor, settings.sample_rate)
@@ -154,7 +154,7 @@ class Governor:
             spent += drained - self._advanced
             self._drain.add(drained, self._undrained)
             self._advanced, self._undrained = 0.0, 0
-        self.bucket.settle(self._budget * (now.inference - before.inference), spent, at - self._settled_at)
+        self.bucket.settle(self.budget * (now.inference - before.inference), spent, at - self._settled_at)
         self._settled, self._settled_at = now, at
 
     def _adjust(self, seconds: float) -> None:
@@ -165,9 +165,9 @@ class Governor:
         self._tap.add(now.taps - before.taps, self._sampled)
         if seconds:
             self._pace.add((now.inference - before.inference) / seconds, 1)
-            self.bucket.forgive(DEBT_SECONDS * self._budget * self._pace.value)
+            self.bucket.forgive(DEBT_SECONDS * self.budget * self._pace.value)
         if cost := self._tap.value + self._drain.value:
-            self.rate = min(self._asked, AIM * self._budget * self._inference.value / cost)
+            self.rate = min(self._asked, AIM * self.budget * self._inference.value / cost)
         self._routes.measure(seconds)
         self._began = self._clock()
         self._at_start, self._arrived, self._sampled = now, 0, 0

@@ -119,21 +119,23 @@ class Recorder:
         ids, parameters = self._ids[self._writing], self._parameters[self._writing]
         staged.fill(-1)
         for request, sample in zip(requests, chosen, strict=True):
+            first, row = row, row + request.rows
+            if sample is None:
+                continue
             padded = request.length < request.bucket
-            if sample is not None and padded and not self.tells_padding:
+            if padded and not self.tells_padding:
                 self.dropped["padded"] += 1
-            elif sample is not None and used < self.slots:
-                staged[row : row + request.rows] = used
+            elif used < self.slots:
+                staged[first:row] = used
                 weights[used], common[used] = sample
                 traces[used] = request.trace.trace_id if request.trace is not None else ""
                 ids[used], parameters[used] = request.id, request.parameters
-                observed.append((row, row + request.rows, request.length))
+                observed.append((first, row, request.length))
                 has_padding |= padded
                 used += 1
                 sampled += 1
-            elif sample is not None:
+            else:
                 self.dropped["slots"] += 1
-            row += request.rows
         if not sampled:
             return False
         if not self.banks.send(self._staged):

@@ -39,13 +39,15 @@ class Sampler:
     """
 
     def __init__(self, settings: CaptureSettings) -> None:
-        self._key = settings.sample_key.encode()[:64]
+        self._keyed = blake2b(digest_size=8, key=settings.sample_key.encode()[:64])
         self._client_choice = settings.client_choice
 
     def place(self, request: InferRequest) -> float:
         """Even over [0, 1)."""
-        digest = blake2b(request.id.encode(), digest_size=8, key=self._key).digest()
-        return float(int.from_bytes(digest, "little") >> (64 - _BITS)) * _STEP
+        # To copy what has read the key is quicker than to read it again.
+        hashed = self._keyed.copy()
+        hashed.update(request.id.encode())
+        return (int.from_bytes(hashed.digest(), "little") >> (64 - _BITS)) * _STEP
 
     def choice(self, request: InferRequest) -> bool | None:
         """What the client asks for, if it is allowed to; None if it leaves it to us."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sidecar.drift.recent import Described
 from sidecar.drift.space import Projections
-from sidecar.drift.weighted import Array, Scale, Weighted
+from sidecar.drift.weighted import Array, Scale, Weighted, ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def _between(
             participation,
             rank,
             self_similarity(standard),
-            np.minimum(_ratio(means.var(axis=1), np.array(value_variances)), 1.0),
+            np.minimum(ratio(means.var(axis=1), np.array(value_variances)), 1.0),
             autocorrelation(means),
             sign_changes(means),
         ]
@@ -144,7 +142,7 @@ def dimensions(covariance: Array) -> tuple[Array, Array]:
     Vetterli, EUSIPCO 2007).
     """
     values = np.maximum(np.linalg.eigvalsh(covariance), 0.0)
-    shares = _ratio(values, values.sum(axis=-1, keepdims=True))
+    shares = ratio(values, values.sum(axis=-1, keepdims=True))
     logarithms = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
     return 1 / np.sum(shares**2, axis=-1), np.exp(-np.sum(shares * logarithms, axis=-1))
 
@@ -155,30 +153,24 @@ def self_similarity(standard: Array) -> Array:
     both = length[..., :-1] * length[..., 1:]
     products = np.einsum("...nd,...nd->...n", standard[..., :-1, :], standard[..., 1:, :])
     cosines = np.divide(products, both, out=np.zeros_like(both), where=both > 0)
-    return _ratio(cosines.sum(axis=-1), np.count_nonzero(both > 0, axis=-1))
+    return ratio(cosines.sum(axis=-1), np.count_nonzero(both > 0, axis=-1))
 
 
 def autocorrelation(course: Array) -> Array:
     """At lag 1, -1 to 1, [..., n] -> [...] (Box and Jenkins, 1970); its standard error without any is 1 / sqrt(n)."""
     centred = course - course.mean(axis=-1, keepdims=True)
     lagged = np.einsum("...n,...n->...", centred[..., :-1], centred[..., 1:])
-    return _ratio(lagged, np.einsum("...n,...n->...", centred, centred))
+    return ratio(lagged, np.einsum("...n,...n->...", centred, centred))
 
 
 def sign_changes(course: Array) -> Array:
     """Share of the steps that cross the median, [..., n] -> [...]; values that equal it are left out."""
     sides = np.sign(course - np.median(course, axis=-1, keepdims=True))
     if sides.all():
-        return np.mean(sides[..., 1:] != sides[..., :-1], axis=-1)  # type: ignore[no-any-return]
-    return np.apply_along_axis(_changes, -1, sides)  # type: ignore[no-any-return]
+        return np.asarray(np.mean(sides[..., 1:] != sides[..., :-1], axis=-1))
+    return np.asarray(np.apply_along_axis(_changes, -1, sides))
 
 
 def _changes(sides: Array) -> float:
     sides = sides[sides != 0]
     return float(np.mean(sides[1:] != sides[:-1])) if len(sides) > 1 else math.nan
-
-
-def _ratio(over: Array, under: npt.NDArray[Any]) -> Array:
-    """NaN where it cannot be told."""
-    over, under = np.broadcast_arrays(over, under)
-    return np.divide(over, under, out=np.full(over.shape, math.nan), where=under > 0)

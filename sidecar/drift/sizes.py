@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ from sidecar.drift.effects import (
 )
 from sidecar.drift.nodrift import EFFECTS, NoDrift, spread
 from sidecar.drift.recent import Described
-from sidecar.drift.weighted import Array, Scale, Weighted
+from sidecar.drift.weighted import Array, Scale, Weighted, ratio
 from sidecar.sketch import TapSketch
 
 _SHIFT = EFFECTS.index("mean_shift")
@@ -107,15 +106,20 @@ def effect_sizes(
     less = raw - mean
     corrected = np.copysign(np.maximum(less[:, _SHIFT], 0.0), shift)
     less[:, _SHIFT] = np.where(np.isnan(less[:, _SHIFT]), shift, corrected)
-    ratios = _ratio(raw, level)
+    ratios = ratio(raw, level)
     times = np.where(np.isfinite(ratios).any(axis=1), np.fmax.reduce(ratios, axis=1), math.nan)
-    both = signed.any(axis=1) & old.any(axis=1)
+    both = np.logical_and(signed.any(axis=1), old.any(axis=1))
     return [
-        EffectSizes(*sizes, column, dict(zip(EFFECTS, levels, strict=True)), most)
+        EffectSizes(
+            **dict(zip(EFFECTS, sizes, strict=True)),
+            shifted=int(column),
+            levels=dict(zip(EFFECTS, levels, strict=True)),
+            times_level=most,
+        )
         if there
         else EffectSizes.unknown()
         for there, sizes, column, levels, most in zip(
-            both.tolist(), less.tolist(), shifted.tolist(), level.tolist(), times.tolist(), strict=True
+            both.tolist(), less.tolist(), shifted, level.tolist(), times.tolist(), strict=True
         )
     ]
 
@@ -124,11 +128,11 @@ def _shifts(expected: Sequence[Expected], seen: Described) -> Array:
     """`effects.shifts` of every tap, float64[taps, statistics]."""
     finite = np.isfinite(seen.values)
     if finite.all():
-        means = _ratio(np.einsum("n,tnf->tf", seen.weights, seen.values), seen.weights.sum())
+        means = ratio(np.einsum("n,tnf->tf", seen.weights, seen.values), seen.weights.sum())
     else:
         total = np.einsum("n,tnf->tf", seen.weights, np.where(finite, seen.values, 0.0))
-        means = _ratio(total, np.einsum("n,tnf->tf", seen.weights, finite))
-    return _ratio(
+        means = ratio(total, np.einsum("n,tnf->tf", seen.weights, finite))
+    return ratio(
         means - np.stack([one.means for one in expected]), np.stack([one.sigmas for one in expected])
     )
 
@@ -143,15 +147,15 @@ def _frechets(expected: Sequence[Expected], seen: Described) -> tuple[Integers, 
         standard[~known] = 0.0
     weights = seen.weights * known
     mass = weights.sum(axis=1)[:, None]
-    mean = _ratio(np.einsum("tn,tnf->tf", weights, standard), mass)
-    products = _ratio(np.swapaxes(standard * weights[..., None], 1, 2) @ standard, mass[..., None])
+    mean = ratio(np.einsum("tn,tnf->tf", weights, standard), mass)
+    products = ratio(np.swapaxes(standard * weights[..., None], 1, 2) @ standard, mass[..., None])
     covariance = products - mean[:, :, None] * mean[:, None, :]
     counted = np.count_nonzero(known, axis=1)
     both = (counted > 1) & np.array([one.known > 1 for one in expected])
     found = np.full(len(expected), math.nan)
     if both.any():
-        theirs = [one.moments for one, is_known in zip(expected, both.tolist(), strict=True) if is_known]
-        found[both] = frechet(*map(np.stack, zip(*theirs, strict=True)), mean[both], covariance[both])
+        mean_then, covariance_then = (np.stack([one.moments[part] for one in expected]) for part in (0, 1))
+        found[both] = frechet(mean_then[both], covariance_then[both], mean[both], covariance[both])
     return counted, found
 
 
@@ -162,7 +166,7 @@ def _of_values(
     at = np.flatnonzero((signed + old).any(axis=0))
     largest, area = histogram_distances(signed[:, at], old[:, at], at, 1.0)
     sigma = np.array([one.sketch.moments.stddev for one in expected])
-    area = _ratio(area, sigma)
+    area = ratio(area, sigma)
     starts = [one.cells.starts for one in expected]
     cells = np.array([len(each) for each in starts])
     filled = np.arange(cells.max()) < cells[:, None]
@@ -192,8 +196,3 @@ def _without_drift(
     spreads = spread(np.maximum(n, 1), np.maximum(m, 1))
     nodrift = np.array([(one.nodrift.mean, one.nodrift.level) for one in expected])
     return nodrift[:, 0] * spreads, nodrift[:, 1] * spreads
-
-
-def _ratio(over: Array, under: npt.NDArray[Any]) -> Array:
-    """NaN where it cannot be told."""
-    return np.divide(over, under, out=np.full(over.shape, math.nan), where=under > 0)

@@ -60,3 +60,10 @@ class Weighted:
         weight, total, products = self.sums()
         mean = total / weight
         return mean, products / weight - np.outer(mean, mean)
+
+
+def ratio(over: Array, under: npt.NDArray[Any]) -> Array:
+    """NaN where `under` is not above 0."""
+    over, under = np.broadcast_arrays(over, under)
+    found: Array = np.divide(over, under, out=np.full(over.shape, np.nan), where=under > 0)
+    return found

@@ -215,6 +215,7 @@ def _telemetry(page: _Page, labels: tuple[str, str], status: TelemetryStatus) ->
     for part, count in status.failures.items():
         page.add(catalogue.TELEMETRY_FAILURES, (*labels, part), count)
     page.add(catalogue.TELEMETRY_SECONDS, labels, status.telemetry_seconds)
+    page.add(catalogue.TELEMETRY_BUDGET, labels, status.budget)
     page.add(catalogue.INFERENCE_SECONDS, labels, status.inference_seconds)
     page.add(catalogue.LAST_DRAIN, labels, status.last_drain)
 

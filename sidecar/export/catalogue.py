@@ -135,6 +135,10 @@ TELEMETRY_SECONDS = Metric(
     "sidecar_telemetry_seconds_total", "counter",
     "Time telemetry took: observe ops on the request path and CPU time of the drain.", MODEL, "seconds",
 )  # fmt: skip
+TELEMETRY_BUDGET = Metric(
+    "sidecar_telemetry_budget_ratio", "gauge",
+    "capture.budget: the share of inference time that telemetry may take; 1 sets no limit.", MODEL, "ratio",
+)  # fmt: skip
 INFERENCE_SECONDS = Metric(
     "sidecar_inference_seconds_total", "counter", "Time spent running the model, telemetry excluded.",
     MODEL, "seconds",

@@ -62,15 +62,15 @@ def _pairs(labels: Mapping[str, str]) -> list[pb.LabelPair]:
 @lru_cache(maxsize=_SERIES_KEPT)
 def _labels(labels: tuple[tuple[str, str], ...]) -> bytes:
     """A metric that has nothing but its labels."""
-    return pb.Metric(label=_pairs(dict(labels))).SerializeToString()
+    return bytes(pb.Metric(label=_pairs(dict(labels))).SerializeToString())
 
 
 def _value(kind: str, sample: Sample) -> bytes:
     """A metric that has nothing but its value."""
     if sample.exemplar is None:
-        return _SINGLE[kind] + _DOUBLE.pack(sample.value)
+        return bytes(_SINGLE[kind] + _DOUBLE.pack(sample.value))
     counter = pb.Counter(value=sample.value, exemplar=_exemplar(sample.exemplar))
-    return pb.Metric(counter=counter).SerializeToString()
+    return bytes(pb.Metric(counter=counter).SerializeToString())
 
 
 def _histogram(labels: Mapping[str, str], samples: list[Sample]) -> pb.Metric:

@@ -27,8 +27,9 @@ EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs lack it
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
-Direct = Callable[[Any, "Call"], bool]
-"""Takes a call with one message on the thread that it came on, and answers it on any thread with `respond` or `refuse`.
+Direct = Callable[[bytes, "Call"], bool]
+"""Takes a call with one message, its bytes, on the thread that it came on, and answers it on any thread with `respond`
+or `refuse`.
 
 False: it did not, and the handler of the method does, as a task of the loop. Must be quick and never raise.
 """
@@ -150,22 +151,11 @@ class Call:
 
     def _received(self, event: Any) -> None:
         raw = event.batch_operations[0].message()
-        if self._direct is None or raw is None:
+        if self._direct is None or raw is None or not self._direct(raw, self):
             self._server.on_loop(self._begin, raw)
-            return
-        try:
-            message = self._parsed(raw)
-        except RequestError as error:
-            self.refuse(code_of(error), text_of(error))
-            return
-        if not self._direct(message, self):
-            self._server.on_loop(self._begin_parsed, message)
 
     def _begin(self, raw: bytes | None) -> None:
         self._server.spawn(self, self._unary(raw))
-
-    def _begin_parsed(self, message: Any) -> None:
-        self._server.spawn(self, self._handle(message))
 
     async def run(self, handler: Handler) -> None:
         """Do all that a handler does of its own."""
@@ -231,6 +221,8 @@ class Call:
         # On another thread than the caller's, all that follows may happen before the core returns.
         self._start(self._sent, *self._head(), *reply, status)
         self._over = True
+        # What it belongs to mostly holds this call too, and such a circle would be the garbage collector's to find.
+        self.give_up = None
         expired = code is grpc.StatusCode.CANCELLED and self.time_remaining() == 0
         self._server.count(self.method, "DEADLINE_EXCEEDED" if expired else code.name)
 
@@ -245,7 +237,7 @@ class Call:
         return (cygrpc.SendInitialMetadataOperation(None, 0),)
 
     def _closed(self, event: Any) -> None:
-        if event.batch_operations[0].cancelled():
+        if event.batch_operations[0].cancelled() and not self._over:
             if self.give_up is not None:
                 self.give_up()
             else:

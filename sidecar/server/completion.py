@@ -117,14 +117,17 @@ class CompletionServer:
 
     def _poll(self) -> None:
         """The thread: tells each event to whom it concerns, until the queue is closed and empty."""
-        while (event := self._queue.poll()).tag is not None:
+        poll = self._queue.poll
+        while True:
             with Caught() as caught:
-                event.tag(event)
-            if caught.error is not None:
-                # One call may be lost, and all others go on.
-                _log.critical("an event of the completion queue failed", exc_info=caught.error)
-            # It may hold the last reference to a call, for whose end the core waits.
-            del event
+                while (event := poll()).tag is not None:
+                    event.tag(event)
+                    # It may hold the last reference to a call, for whose end the core waits.
+                    del event
+                return
+            # One call may be lost, and all others go on.
+            _log.critical("an event of the completion queue failed", exc_info=caught.error)
+            event = None
 
     def on_thread(self, function: Callable[[], None], call: Call) -> None:
         """Called on any thread: have the server's, which wakes once for all that came since, call `function`."""
@@ -138,7 +141,8 @@ class CompletionServer:
         handed = self._handed
         while handed:
             with Caught() as caught:
-                handed.popleft()()
+                while handed:
+                    handed.popleft()()
             if caught.error is not None:
                 _log.critical("a call could not be answered", exc_info=caught.error)
 

@@ -8,13 +8,13 @@ from typing import Literal, Protocol
 
 import grpc
 
-from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import ExpiredError
 from sidecar.server import wire
+from sidecar.server.arrivals import Arrival
 from sidecar.server.batching import Batcher
 from sidecar.server.models import Models
 from sidecar.server.status import Metadata, advice_of, code_of, log_failure, reason_of, text_of
-from sidecar.types import Clock, InferReply, InferRequest, ServingObserver, Trace, Traced
+from sidecar.types import Clock, InferReply, InferRequest, Servable, ServingObserver, Trace, Traced
 
 
 class Caller(Protocol):
@@ -25,8 +25,12 @@ class Caller(Protocol):
     def invocation_metadata(self) -> Metadata | None: ...
 
 
-Prepare = Callable[[pb.ModelInferRequest, Batcher, float, Caller], InferRequest]
-"""The request of a message for a batcher, when it came (`clock` seconds) and from whom. May raise."""
+Decode = Callable[[Servable, float | None], InferRequest]
+"""The checked request of a message for a servable, and its deadline. Raises InvalidInputError."""
+
+
+Prepare = Callable[[Decode, Batcher, float, Caller], InferRequest]
+"""The request for a batcher, when it came (`clock` seconds) and from whom. May raise."""
 
 
 class Call(Protocol):
@@ -48,7 +52,7 @@ class Call(Protocol):
 
 
 class Inferences:
-    """Begins one inference for each message. clock: monotonic seconds, the batchers' own. traced: see `Traced`."""
+    """Begins one inference for each request. clock: monotonic seconds, the batchers' own. traced: see `Traced`."""
 
     def __init__(
         self,
@@ -64,9 +68,9 @@ class Inferences:
         self.observer = observer
         self.clock = clock
 
-    def begin(self, message: pb.ModelInferRequest, call: Call) -> None:
+    def begin(self, arrival: Arrival, call: Call) -> None:
         """Never raises: what goes wrong becomes the status of the call."""
-        inference = _Inference(self, message, call)
+        inference = _Inference(self, arrival, call)
         with inference:
             inference.begin()
 
@@ -74,25 +78,24 @@ class Inferences:
 class _Inference:
     """One request. Whatever is raised inside of `with inference:` ends its call with the status for that."""
 
-    __slots__ = ("_batcher", "_call", "_id", "_message", "_shared", "_started", "_trace", "_waiting")
+    __slots__ = ("_arrival", "_batcher", "_call", "_shared", "_started", "_trace", "_waiting")
 
-    def __init__(self, shared: Inferences, message: pb.ModelInferRequest, call: Call) -> None:
+    def __init__(self, shared: Inferences, arrival: Arrival, call: Call) -> None:
         self._shared = shared
-        self._message = message
+        self._arrival = arrival
         self._call = call
         self._batcher: Batcher | None = None
         self._trace: Trace | None = None
 
     def begin(self) -> None:
-        shared, message = self._shared, self._message
+        shared, arrival = self._shared, self._arrival
         # Until the request is queued, the version that was found for it must not be closed.
         with shared.models.admission:
-            batcher = shared.models.route(message)
+            batcher = shared.models.route(arrival.head.message, arrival.id)
             self._started = shared.clock()
             shared.observer.request_started(batcher.servable.name, batcher.servable.version)
             self._batcher = batcher
-            request = shared.prepare(message, batcher, self._started, self._call)
-            self._id = request.id
+            request = shared.prepare(arrival.decode, batcher, self._started, self._call)
             self._trace = request.trace
             self._waiting = batcher.enqueue(request, self._done)
         self._call.give_up = self._give_up
@@ -102,12 +105,17 @@ class _Inference:
 
     def _answer(self, outcome: InferReply | BaseException) -> None:
         with self:
+            # It holds `_done`, and so this; see `Call._end`.
+            del self._waiting
             if isinstance(outcome, BaseException):
                 raise outcome
             assert self._batcher is not None
             if self._trace is not None:
                 self._trace.cost = outcome.cost
-            self._call.respond(wire.serialise(outcome, self._message, self._batcher.servable, id=self._id))
+            arrival = self._arrival
+            self._call.respond(
+                wire.serialise(outcome, arrival.head.outputs, self._batcher.servable, id=arrival.id)
+            )
             self._report("OK", "")
 
     def _give_up(self) -> None:
@@ -133,6 +141,7 @@ class _Inference:
         if error is not None:
             code = code_of(error)
             self._report(code.name, reason_of(error))
-            log_failure(error, self._call.invocation_metadata(), self._message)
+            arrival = self._arrival
+            log_failure(error, self._call.invocation_metadata(), arrival.head.message, id=arrival.id)
             self._call.refuse(code, text_of(error), advice_of(error))
         return True

@@ -58,8 +58,8 @@ class Models:
         self._splits[name] = Split(versions, steady)
         self._steady[name] = steady
 
-    def route(self, message: pb.ModelInferRequest) -> Batcher:
-        """Who answers a request: the version that it names, or one by the canaries' shares.
+    def route(self, message: pb.ModelInferRequest, id: str) -> Batcher:
+        """Who answers a request of that id: the version that it names, or one by the canaries' shares.
 
         Raises UnknownModelError, which lists what is served.
         """
@@ -70,7 +70,7 @@ class Models:
             parameter = message.parameters[split.key]
             chosen = parameter.WhichOneof("parameter_choice") or "string_param"
             return split.choose(str(getattr(parameter, chosen)))
-        return split.choose(message.id)
+        return split.choose(id)
 
     def find(self, name: str, version: str) -> Batcher:
         """That version, or for "" the highest that is no canary. Raises UnknownModelError, as `route` does."""

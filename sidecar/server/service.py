@@ -15,9 +15,9 @@ import grpc
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import ExpiredError, NotReadyError
-from sidecar.server import codec, nonfinite, parameters, ragged
+from sidecar.server import arrivals, codec, nonfinite, parameters, ragged
 from sidecar.server.batching import Batcher
-from sidecar.server.direct import Call, Caller, Inferences
+from sidecar.server.direct import Call, Caller, Decode, Inferences
 from sidecar.server.memory import Regions, deliver
 from sidecar.server.models import Models
 from sidecar.server.status import ErrorsAsStatus, code_of, reason_of
@@ -85,11 +85,15 @@ class InferenceService:
 
     async def _infer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         self._name(message)
-        batcher = self._models.route(message)
+        batcher = self._models.route(message, message.id)
         servable = batcher.servable
         with _Observed(self._observer, servable, context, self._clock, self._traced) as observed:
             placements = self._regions.bring(message) if self._regions else {}
-            request = self._request(message, batcher, observed.started, context)
+
+            def decode(servable: Servable, deadline: float | None) -> InferRequest:
+                return codec.decode(message, servable, id=message.id, deadline=deadline)
+
+            request = self._request(decode, batcher, observed.started, context)
             observed.trace = request.trace
             reply = await batcher.submit(request)
             if request.trace is not None:
@@ -107,18 +111,11 @@ class InferenceService:
         if self.stopping or not servable.ready:
             raise NotReadyError(f"model {servable.name!r} takes no requests now, try again later")
 
-    def _request(
-        self, message: pb.ModelInferRequest, batcher: Batcher, started: float, caller: Caller
-    ) -> InferRequest:
-        """`message`, decoded and checked, which came at `started`."""
+    def _request(self, decode: Decode, batcher: Batcher, started: float, caller: Caller) -> InferRequest:
+        """What `decode` makes of a message that came at `started`."""
         self._check_ready(batcher.servable)
         remaining = caller.time_remaining()
-        request = codec.decode(
-            message,
-            batcher.servable,
-            id=message.id,
-            deadline=None if remaining is None else started + remaining,
-        )
+        request = decode(batcher.servable, None if remaining is None else started + remaining)
         if self._traced is not None:
             request.trace = trace_of(caller.invocation_metadata() or ())
         nonfinite.examine(request, batcher.servable, self._observer)
@@ -128,12 +125,12 @@ class InferenceService:
             parameters.apply(request, started, batcher.priority_levels)
         return request
 
-    def infer_directly(self, message: pb.ModelInferRequest, call: Call) -> bool:
+    def infer_directly(self, raw: bytes, call: Call) -> bool:
         """ModelInfer without the event loop. False where that cannot be: the reply takes more than a copy."""
-        if self._regions is not None or (message.outputs and codec.classes(message)):
+        if self._regions is not None or (arrival := arrivals.read(raw)) is None or arrival.head.ranked:
             return False
-        self._name(message)
-        self._inferences.begin(message, call)
+        arrival.id = arrival.id or self._new_id()
+        self._inferences.begin(arrival, call)
         return True
 
     def _name(self, message: pb.ModelInferRequest) -> None:

@@ -62,15 +62,18 @@ def text_of(error: BaseException) -> str:
     return str(error)[:MAX_TEXT] if isinstance(error, errors.RequestError) else UNFORESEEN
 
 
-def log_failure(error: BaseException, metadata: Metadata, message: Any = None, method: str = "") -> None:
+def log_failure(
+    error: BaseException, metadata: Metadata, message: Any = None, method: str = "", id: str = ""
+) -> None:
     """Write one line about a call that failed: why, and the ids by which its client finds it again.
 
+    id: of a request whose message does not have it.
     Of `message` only its id and the names in it are told, and of the metadata only the trace id. What a client did
     wrong is a line of `sidecar.access`; what nobody foresaw comes with its traceback.
     """
     fields = {
         "method": method,
-        "request_id": getattr(message, "id", ""),
+        "request_id": id or getattr(message, "id", ""),
         "trace_id": trace_id(metadata),
         "model": getattr(message, "model_name", "") or getattr(message, "name", ""),
         "version": getattr(message, "model_version", "") or getattr(message, "version", ""),

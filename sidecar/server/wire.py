@@ -8,6 +8,7 @@ Buffers, "Encoding").
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,16 +18,24 @@ from sidecar._pb import open_inference_pb2 as pb
 from sidecar.server.codec import to_raw
 from sidecar.types import InferReply, Servable
 
-_LENGTH_DELIMITED = 2
+LENGTH_DELIMITED = 2
+"""Type of a field, in the lowest bits of its tag."""
+
+CONTINUES = 0x80
+"""Bit of a byte of a length: another follows."""
+
 _ID, _CONTENTS = (
-    bytes([pb.ModelInferResponse.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED])
+    bytes([pb.ModelInferResponse.DESCRIPTOR.fields_by_name[name].number << 3 | LENGTH_DELIMITED])
     for name in ("id", "raw_output_contents")
 )
 
 
-def serialise(reply: InferReply, message: pb.ModelInferRequest, servable: Servable, *, id: str) -> bytes:
-    """`codec.encode(...)`, serialised, of a reply of which no classes are asked for."""
-    names = [entry.name for entry in message.outputs] if message.outputs else list(reply.outputs)
+def serialise(reply: InferReply, wanted: Sequence[str], servable: Servable, *, id: str) -> bytes:
+    """`codec.encode(...)`, serialised, of a reply of which no classes are asked for.
+
+    wanted: names of outputs; none for all.
+    """
+    names = wanted or list(reply.outputs)
     tensors = [reply.outputs[name] for name in names]
     outputs = tuple([(name, one.datatype, one.array.shape) for name, one in zip(names, tensors, strict=True)])
     encoded = id.encode()
@@ -55,8 +64,8 @@ def _head(model: str, version: str, outputs: tuple[tuple[str, str, tuple[int, ..
 def varint(value: int) -> bytes:
     """Seven bits a byte, the lowest first, the top bit of all but the last set."""
     found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+    while value >= CONTINUES:
+        found.append(value & ~CONTINUES & 0xFF | CONTINUES)
         value >>= 7
     found.append(value)
     return bytes(found)

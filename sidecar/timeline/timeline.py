@@ -58,7 +58,7 @@ class Timeline:
         self._readings: deque[tuple[float, Reading]] = deque()
         self._held_rows = 0
         self._totals = {tap: TapSketch.empty(tap.channels) for tap in taps}
-        self._merged: dict[tuple[Tap | float, ...], TapSketch] = {}
+        self._merged: dict[tuple[Tap, float, float], TapSketch] = {}
         self._newest = -math.inf
         self._set_back = 0.0
         self._lock = threading.Lock()
@@ -120,7 +120,9 @@ class Timeline:
 
     def _closed(self, tap: Tap, panes: Sequence[_Pane]) -> TapSketch:
         """Merge of panes that nothing changes any more, kept until the next one closes, because many ask for it."""
-        key = (tap, *[pane.start for pane in panes[:: max(len(panes) - 1, 1)]])
+        if not panes:
+            return TapSketch.empty(tap.channels)
+        key = (tap, panes[0].start, panes[-1].start)
         if key not in self._merged:
             merged = self._merged[key] = TapSketch.empty(tap.channels)
             for pane in panes:

@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb import open_inference_pb2_grpc as pb_grpc
+from sidecar.server import core
 from tests.bench.peers.device import WIDTH
 from tests.bench.servers import Server, Start, free_port, running
 
@@ -302,6 +303,8 @@ def run() -> dict[str, Any]:
         show(kind, figures[kind])
     with TemporaryDirectory() as folder:
         os.environ["DEVICE_LOG"] = os.devnull
+        # The replicas are forked from a process that has imported grpc.
+        core.set_up(os.environ)
         figures["restarts"] = asyncio.run(restarts(Path(folder)))
     show("restarts", figures["restarts"])
     return figures

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).with_name("cuda_interpreted.py")
 
 
+@pytest.mark.slow
 def test_the_gpu_kernels_hold_under_the_interpreter():
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS],

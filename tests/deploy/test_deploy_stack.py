@@ -78,10 +78,12 @@ def running(program: Callable[[str], Path], demo_weights: Path) -> Iterator[Runn
                 process.terminate()
 
 
+@pytest.mark.slow
 def test_it_prints_the_address_of_each_part(running: Running) -> None:
     assert running.at.keys() == {"sidecar", "Prometheus", "Alertmanager"}, running.lines
 
 
+@pytest.mark.slow
 def test_prometheus_scrapes_the_sidecar(running: Running) -> None:
     def up() -> bool:
         targets = get(f"{running.at['Prometheus']}/api/v1/targets")["data"]["activeTargets"]
@@ -90,11 +92,13 @@ def test_prometheus_scrapes_the_sidecar(running: Running) -> None:
     assert eventually(up)
 
 
+@pytest.mark.slow
 def test_prometheus_has_the_shipped_rules(running: Running) -> None:
     groups = get(f"{running.at['Prometheus']}/api/v1/rules")["data"]["groups"]
     assert "SidecarActivationDrift" in {rule["name"] for group in groups for rule in group["rules"]}
 
 
+@pytest.mark.slow
 def test_prometheus_sends_its_alerts_to_alertmanager(running: Running) -> None:
     def known() -> bool:
         found = get(f"{running.at['Prometheus']}/api/v1/alertmanagers")["data"]["activeAlertmanagers"]
@@ -103,12 +107,14 @@ def test_prometheus_sends_its_alerts_to_alertmanager(running: Running) -> None:
     assert eventually(known)
 
 
+@pytest.mark.slow
 def test_the_demos_traffic_is_observed(running: Running) -> None:
     assert eventually(
         lambda: get(f"{running.at['sidecar']}/api/v1/status")["models"][0]["sampled_requests"] > 0
     )
 
 
+@pytest.mark.slow
 def test_what_alertmanager_sends_is_printed(running: Running) -> None:
     """Comes after the tests above and ends the stack, so that what it printed can be read to the end."""
     alert = {"labels": {"alertname": "Trial", "model": "m"}, "annotations": {"summary": "from a test"}}
@@ -122,6 +128,7 @@ def test_what_alertmanager_sends_is_printed(running: Running) -> None:
     assert any("firing: Trial: from a test" in line for line in running.process.stdout)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_all_of_it_in_order(running: Running) -> None:
     assert running.stop() == 0
     assert all(closed(url) for url in running.at.values())

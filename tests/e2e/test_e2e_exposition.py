@@ -32,6 +32,9 @@ scrape_configs:
 """
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def values():
     """Activations as they are met: most near 0, a few far out, of both signs."""

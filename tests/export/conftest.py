@@ -45,6 +45,7 @@ STATUS = TelemetryStatus(
     telemetry_seconds=0.25,
     inference_seconds=8.5,
     last_drain=NOW,
+    budget=0.25,
 )
 
 STORE = StoreStatus("panes.db", bytes=4096)

@@ -46,6 +46,7 @@ async def queue_up(batcher, *requests):
 async def occupy(batcher, model, request):
     """Let the model be busy with `request` until its gate opens."""
     model.gate.clear()
+    model.entered.clear()
     (task,) = await queue_up(batcher, request)
     await model.entered.wait()
     return task

@@ -39,7 +39,7 @@ def models(canaries, steady=("1",), **more):
 
 def route(split, ids, version=""):
     messages = [pb.ModelInferRequest(model_name="echo", model_version=version, id=id) for id in ids]
-    return [split.route(message).servable.version for message in messages]
+    return [split.route(message, message.id).servable.version for message in messages]
 
 
 def bounds(weight, n):
@@ -94,7 +94,7 @@ def test_two_models_divide_the_same_ids_differently():
         each.servable.name = "another"
     renamed = Models(other)
     messages = [pb.ModelInferRequest(model_name="another", id=id) for id in IDS[:1000]]
-    apart = [renamed.route(message).servable.version for message in messages]
+    apart = [renamed.route(message, message.id).servable.version for message in messages]
     low, high = bounds(0.5, 1000)
     assert low <= sum(a == b for a, b in zip(apart, route(one, IDS[:1000]), strict=True)) <= high
 
@@ -170,7 +170,7 @@ def test_a_named_parameter_is_hashed_instead_of_the_id():
         setattr(message.parameters["tenant"], place, tenant)
         versions = set()
         for message.id in IDS[:50]:
-            versions.add(split.route(message).servable.version)
+            versions.add(split.route(message, message.id).servable.version)
         assert len(versions) == 1
     assert set(route(split, IDS[:50])) == {"1", "2"}
 

@@ -47,7 +47,9 @@ def test_replies_are_those_of_the_codec(outputs, id, asked):
     for name in reversed(list(outputs)) if asked else ():
         message.outputs.add(name=name)
     reply = InferReply(outputs)
-    written = pb.ModelInferResponse.FromString(wire.serialise(reply, message, servable, id=id))
+    written = pb.ModelInferResponse.FromString(
+        wire.serialise(reply, [entry.name for entry in message.outputs], servable, id=id)
+    )
     assert written == codec.encode(reply, message, servable, id=id)
 
 

@@ -1,4 +1,4 @@
-"""Traffic that means harm. Whatever comes, the server lives, and a probe beside it is answered within a second."""
+"""Traffic that means harm. Whatever comes, the server lives, and no orchestrator would restart it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.server import http2
 
+# Kubernetes restarts what misses so many probes of a second in a row, unless it is told otherwise.
+MISSED_PROBES = 3
+
 
 def infer_bytes():
     message = pb.ModelInferRequest(model_name="echo")
@@ -35,8 +38,13 @@ def hold(serve, model, make_servable, fp32_spec, monkeypatch):
     @asynccontextmanager
     async def hold(**settings):
         async def probe(channel):
-            while True:
-                await soon(health_pb2_grpc.HealthStub(channel).Check, health_pb2.HealthCheckRequest(), 1)
+            missed = 0
+            while missed < MISSED_PROBES:
+                try:
+                    await soon(health_pb2_grpc.HealthStub(channel).Check, health_pb2.HealthCheckRequest(), 1)
+                    missed = 0
+                except TimeoutError:
+                    missed += 1
 
         async with (
             serve(make_servable(model.execute, [fp32_spec]), **settings) as address,
@@ -46,7 +54,7 @@ def hold(serve, model, make_servable, fp32_spec, monkeypatch):
             probing = asyncio.create_task(probe(channel))
             try:
                 yield address
-                assert not probing.done(), probing.exception()
+                assert not probing.done(), "the server would have been restarted"
             finally:
                 probing.cancel()
             message = pb.ModelInferRequest.FromString(infer_bytes())
