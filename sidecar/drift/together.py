@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from sidecar.drift.ranks import Array, Integers, Ranks
@@ -45,10 +47,14 @@ class Together:
         self.kinds = _EACH + bool(len(self._means))
         self._ranks = Ranks([list(self._scores(others).T)], strata, number)
         self.sizes = self._ranks.sizes
+        # Requests of the reference were ranked among themselves: of each of D scores its mean is 0 by that, where it is
+        # off by 1 / sqrt(m) for others, which puts these 2 D / m further out, of a spread of sqrt(2 D).
+        requests = max(len(fitted) + len(others), 1)
+        self._pull = np.append(math.sqrt(2 * directed.shape[1]) / requests, np.zeros(self.kinds - 1))
 
     def normal_scores(self, z: Array, strata: Integers, rng: np.random.Generator) -> Array:
         """float64[n, 1, kinds] of z, float64[n, layers, scores]."""
-        return self._ranks.normal_scores(self._scores(z)[None], strata, rng)
+        return self._ranks.normal_scores(self._scores(z)[None], strata, rng) - self._pull
 
     def _scores(self, z: Array) -> Array:
         directed = flat(z)
