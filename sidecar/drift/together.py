@@ -54,7 +54,8 @@ class Together:
 
     def normal_scores(self, z: Array, strata: Integers, rng: np.random.Generator) -> Array:
         """float64[n, 1, kinds] of z, float64[n, layers, scores]."""
-        return self._ranks.normal_scores(self._scores(z)[None], strata, rng) - self._pull
+        along: Array = self._ranks.normal_scores(self._scores(z)[None], strata, rng) - self._pull
+        return along
 
     def _scores(self, z: Array) -> Array:
         directed = flat(z)
