@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.server import codec
 from sidecar.server.wire import CONTINUES, LENGTH_DELIMITED
-from sidecar.types import DATATYPES, InferRequest, Servable, Tensor
+from sidecar.types import DATATYPES, InferRequest, Servable, Tensor, TensorSpec
 
 HEAD_BYTES = 1024
 """Longest head that is kept. Values may stand in a head too, and no client shall fill the memory with those."""
@@ -53,10 +53,26 @@ class _Input(NamedTuple):
     size: int
 
 
+class _Model(NamedTuple):
+    """What `codec.decode` goes by, without the servable: a head shall not hold a model that was unloaded."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_rows: int
+
+    def takes_as(self, servable: Servable) -> bool:
+        """A message that it takes is taken by `servable`, and the same way."""
+        return (
+            self.inputs is servable.inputs
+            and self.outputs is servable.outputs
+            and self.max_rows == servable.max_rows
+        )
+
+
 class _Known(NamedTuple):
     """What `codec.decode` found for a head: it holds for every message whose contents have these lengths."""
 
-    servable: Servable
+    model: _Model
     inputs: tuple[_Input, ...]
     rows: int
 
@@ -93,7 +109,8 @@ class Head:
                 )
                 for name, tensor in inputs.items()
             ]
-            self.known = _Known(servable, tuple(described), request.rows)
+            model = _Model(servable.inputs, servable.outputs, servable.max_rows)
+            self.known = _Known(model, tuple(described), request.rows)
 
 
 class Arrival:
@@ -115,7 +132,7 @@ class Arrival:
         known = self.head.known
         if (
             known is not None
-            and known.servable is servable
+            and known.model.takes_as(servable)
             and (inputs := self._tensors(known, places)) is not None
         ):
             return InferRequest(self.id, inputs, known.rows, {}, deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import grpc
 import numpy as np
@@ -118,6 +119,16 @@ def test_a_version_that_takes_the_place_of_another_checks_anew():
     other = Servable("m", "2", "python", SPECS[:1], SPECS, 8, start=None)
     with pytest.raises(InvalidInputError, match="no input 'b'"):
         arrivals.read(raw).decode(other, None)
+
+
+def test_a_head_does_not_hold_a_model_that_is_gone():
+    arrivals.head_of.cache_clear()
+    servable = Servable("m", "1", "python", SPECS, SPECS, 8, start=lambda _: None)
+    kept = weakref.ref(servable.start)
+    arrivals.read(message().SerializeToString()).decode(servable, None)
+    del servable
+    gc.collect()
+    assert kept() is None
 
 
 def test_values_in_a_head_are_not_kept():
