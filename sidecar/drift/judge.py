@@ -12,12 +12,15 @@ from sidecar.drift.classes import ClassShares
 from sidecar.drift.direction import HORIZONS, Direction
 from sidecar.drift.evidence import ACROSS, EDetector
 from sidecar.drift.ranks import Integers
-from sidecar.drift.scores import Scorer, flat
+from sidecar.drift.scores import FIT_STRIDE, Scorer, flat
 from sidecar.drift.together import Together
 from sidecar.drift.whitening import ledoit_wolf
 from sidecar.sketch import OutputRows
 
 Array = npt.NDArray[np.float64]
+
+_SEED = 0
+"""The same reference gives the same evidence."""
 
 
 class Judge:
@@ -46,7 +49,9 @@ class Judge:
         by_class: strata are predicted classes, so their shares say nothing.
         """
         self._scorer = Scorer(rows, outputs, strata, number, distances)
-        fitted, others, among = self._scorer.fitted, self._scorer.others, self._scorer.strata
+        z = self._scorer.normal_scores(rows, outputs, strata, np.random.default_rng(_SEED), distances)
+        held_out = np.arange(len(z)) % FIT_STRIDE != 0
+        fitted, others, among = z[~held_out], z[held_out], strata[held_out]
         self._together = Together(fitted, others, among, number, len(rows))
         directed = flat(fitted)
         covariance = ledoit_wolf(directed - directed.mean(axis=0))

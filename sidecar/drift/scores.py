@@ -95,7 +95,6 @@ class Scorer:
         self._projected = ~alone
         self._width = len(SCORES) - int(alone.all())
         scores = self._scores(rows, outputs, distances)
-        everything = scores.copy()
         scores[:, part, 0] = np.nan
         scores[:, part, _MEANS:] = np.nan
         kinds = [len(SCORES) - missing for missing in alone.astype(int).tolist()] + [len(OUTPUT_SCORES)] * (
@@ -103,9 +102,6 @@ class Scorer:
         )
         self.kinds: tuple[int, ...] = tuple(kinds)
         self.ranks = Ranks([list(layer.T) for layer in scores], strata, number)
-        z = self.ranks.normal_scores(everything, strata, np.random.default_rng(0))
-        held_out = np.arange(requests) % FIT_STRIDE != 0
-        self.fitted, self.others, self.strata = z[part], z[held_out], strata[held_out]
 
     def normal_scores(
         self,
