@@ -58,7 +58,8 @@ test-gpu: $(GPU_READY) ## the tests that need a GPU; GPU_PYTHON=python3 where th
 bench-gpu: $(GPU_READY) ## what observing costs on a GPU
 	$(GPU_PYTHON) -m tests.bench.gpu
 
-test-full: $(READY) tools ## all tests
+test-full: $(READY) ## all tests
+	$(BIN)/python tools/fetch.py --newer
 	$(PYTEST) $(ARGS)
 
 bench: $(READY) ## the benchmarks: ratios side by side, JSON in build/bench/

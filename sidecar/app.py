@@ -68,6 +68,7 @@ class Sidecar:
             lambda: self._leaving,
             self._memory.store,
             self._memory.api.routes(),
+            settings.capture.drain_seconds,
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False

@@ -58,6 +58,7 @@ class Attached:
                 lambda authorization: tokens.role(authorization) is not Role.NOBODY,
                 lambda: (),
                 lambda: False,
+                keep_seconds=settings.capture.drain_seconds,
             )
             http = HttpServer(console, settings.server, certificates.context() if certificates else None)
             self.port = http.start()

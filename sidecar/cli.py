@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -88,6 +89,8 @@ def serve(
 
     from sidecar.app import Sidecar
 
+    # What the libraries made stays for good, and a full collection, which holds up every request, need not look at it.
+    gc.freeze()
     loaded = _load(config, repository)
     if store is not None:
         kept = loaded.store.model_copy(update={"path": "" if store == "none" else store})
@@ -254,12 +257,16 @@ def report(
 ) -> None:
     """Write what the store has of a range as one HTML file that needs no server: the page with its answers in it."""
     from sidecar import reports
+    from sidecar.configured import Configured
+    from sidecar.console.hindsight import Hindsight
     from sidecar.console.report import Reported
 
     loaded = _load(config)
     lowest, highest = (None if at is None else at.replace(tzinfo=UTC).timestamp() for at in (begin, end))
     reported = Reported(model, version, lowest, highest, step)
-    reports.write(_store_path(loaded, store), loaded.console, reported, out, time.time)
+    baselines = {(one.name, one.version): one.baseline for one in Configured(loaded).everything()}
+    hindsight = Hindsight(loaded.drift, lambda *which: baselines.get(which))
+    reports.write(_store_path(loaded, store), loaded.console, hindsight, reported, out, time.time)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     if pictures:
         for picture in reports.photograph(out, pictures, os.environ["PATH"]):

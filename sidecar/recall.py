@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from sidecar.baseline import replicas
 from sidecar.console.api import Api, Sources, as_tree
+from sidecar.console.elsewhere import Elsewhere
 from sidecar.export.activations import Watched
 from sidecar.export.store import StoreCollector
 from sidecar.settings import Settings
 from sidecar.timeline import History, Keeper, Retention, Subject, Timeline
 from sidecar.types import Clock
+
+REPLICA_SECONDS = 5.0
+"""How long a replica may be silent before its window is said to be out of reach."""
 
 
 class Memory:
@@ -30,7 +37,10 @@ class Memory:
         self._keeper = Keeper(path, retention, clock) if path else None
         self.store = self._keeper.status if self._keeper else None
         history = History(path, self._timelines, self._keeper.report if self._keeper else lambda _: None)
-        self.api = Api(Sources(history, watched, self.store), settings.console, clock)
+        elsewhere = Elsewhere(
+            settings.console, partial(replicas.fetch, seconds=REPLICA_SECONDS), time.monotonic
+        )
+        self.api = Api(Sources(history, watched, self.store, elsewhere), settings.console, clock)
 
     def register(self, registry: CollectorRegistry) -> None:
         if self.store:

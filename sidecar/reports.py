@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sidecar.console.bundle import document
+from sidecar.console.hindsight import Hindsight
 from sidecar.console.report import Reported, answers
 from sidecar.console.scope import Scope
 from sidecar.errors import ConfigError, RequestError
@@ -22,17 +23,19 @@ _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _SECONDS = 60.0
 
 
-def write(store: Path, settings: ConsoleSettings, reported: Reported, out: Path, clock: Clock) -> None:
+def write(
+    store: Path, settings: ConsoleSettings, hindsight: Hindsight, reported: Reported, out: Path, clock: Clock
+) -> None:
     """The page with its answers in it, at `out`.
 
     Raises ConfigError for a store that is not there, or a model version or step that it does not have; StoreError
-    for one that is damaged.
+    for one that is damaged; BaselineError for a baseline that cannot be used.
     """
     if not store.exists():
         raise ConfigError(f"there is no store {store}")
     try:
         with History(store, dict).open() as recall:
-            told = answers(Scope(recall, (), None, settings.min_requests, clock), reported)
+            told = answers(Scope(recall, (), None, settings.min_requests, clock, {}, ()), reported, hindsight)
     except RequestError as error:
         raise ConfigError(f"store {store}: {error}") from error
     title = f"{reported.model or 'Activations'} · report"

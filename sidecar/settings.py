@@ -482,10 +482,16 @@ class ConsoleSettings(Section):
     min_requests: fewest observed requests that an answer may be about. Activations can be inverted to what caused
         them, so an aggregate of very few requests is as secret as the requests; 1 withholds nothing.
     budget: share of one core that answers may take on average; beyond it they are refused for a while.
+    baselines: name -> file of a baseline that may be looked at and compared with.
+    replicas: name -> HTTP address, `http://host:8002`, of another sidecar whose window may be.
+    replica_token_file: file with the bearer token that the replicas ask for.
     """
 
     min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     budget: Annotated[float, Field(gt=0, le=64)] = 0.25
+    baselines: Mapping[Label, Path] = {}
+    replicas: Mapping[Label, Annotated[str, Field(pattern=r"^https?://\S+$")]] = {}
+    replica_token_file: Path | None = None
 
 
 class LogSettings(Section):
@@ -683,5 +689,8 @@ def _anchor(settings: Settings, base: Path) -> Settings:
             "store": settings.store.anchored(base),
             "repository": anchored(settings.repository),
             "drift": anchored(settings.drift),
+            "console": anchored(settings.console).model_copy(
+                update={"baselines": {name: base / path for name, path in settings.console.baselines.items()}}
+            ),
         }
     )

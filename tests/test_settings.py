@@ -147,6 +147,22 @@ def test_weights_beside_a_path_are_refused():
 
 def test_a_relative_path_lies_in_the_folder_of_the_settings():
     assert resolve(**model(source=None, path="model.onnx")).models[0].path == Path("/etc/sidecar/model.onnx")
+    console = resolve(console={"baselines": {"march": "b", "april": "/b"}, "replica_token_file": "t"}).console
+    assert console.baselines == {"march": Path("/etc/sidecar/b"), "april": Path("/b")}
+    assert console.replica_token_file == Path("/etc/sidecar/t")
+
+
+@pytest.mark.parametrize(
+    "console",
+    [
+        {"replicas": {"east": "file:///etc/passwd"}},
+        {"replicas": {"e st": "http://e"}},
+        {"baselines": {"": "b"}},
+    ],
+)
+def test_a_replica_or_baseline_that_cannot_be_asked_for_is_refused(console):
+    with pytest.raises(ConfigError, match="console"):
+        resolve(console=console)
 
 
 def test_labels_lie_in_the_folder_of_the_settings_and_belong_to_outputs():

@@ -24,6 +24,10 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
 """Name in `.tools/bin/` -> the names it goes by elsewhere; Debian alone calls it prometheus-alertmanager."""
 
 
+NEWER, SUITE = "prometheus-newer", "forky"
+"""Name in `.tools/bin/` of a Prometheus of the next major version, and the suite of Debian whose package runs here."""
+
+
 class FetchError(Exception):
     """Why the programs cannot be had on this machine."""
 
@@ -57,15 +61,16 @@ def link_installed(names: Iterable[str], bin_folder: Path, path: str) -> None:
                 break
 
 
-def unpack(tools: Path, path: str, names: Sequence[str] = PACKAGES) -> Path:
+def unpack(tools: Path, path: str, names: Sequence[str] = PACKAGES, suite: str = "") -> Path:
     """Download the packages of these names and unpack them under `tools`. Returns the folder that holds the programs.
 
+    suite: of Debian, in place of those that this machine takes its packages from.
     Raises FetchError without apt, without network, or where the distribution lacks the packages.
     """
     for command in ("apt-get", "dpkg-deb"):
         if shutil.which(command, path=path) is None:
             raise FetchError(f"{command} is not on this machine")
-    apt, packages, root = (tools / name for name in ("apt", "packages", "root"))
+    apt, packages, root = (tools / name for name in ("apt", "packages", f"root-{suite}" if suite else "root"))
     shutil.rmtree(packages, ignore_errors=True)  # an older version from a run that was cut off
     for folder in (apt / "state/lists/partial", apt / "cache/archives/partial", packages, root):
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +80,14 @@ def unpack(tools: Path, path: str, names: Sequence[str] = PACKAGES) -> Path:
         # Root would hand the download to the user _apt, who may not write here.
         *("-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=2", "-q"),
     ]
+    if suite:
+        (apt / "sources.list").write_text(f"deb {_archive()} {suite} main\n")
+        private += [
+            "-o",
+            f"Dir::Etc::sourcelist={apt / 'sources.list'}",
+            "-o",
+            "Dir::Etc::sourceparts=/dev/null",
+        ]
     # Whether `update` failed shows in `download`; alone it also fails for a source nobody needs here.
     subprocess.run(["apt-get", *private, "update"], cwd=packages, capture_output=True, check=False)
     download = subprocess.run(
@@ -96,6 +109,25 @@ def unpack(tools: Path, path: str, names: Sequence[str] = PACKAGES) -> Path:
     return root / "usr/bin"
 
 
+def _archive() -> str:
+    """Where this machine takes Debian's packages from. Raises FetchError where it takes none."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
+    for address in subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines():
+        if address.rstrip("/").endswith("/debian"):
+            return address
+    raise FetchError("this machine takes no packages from Debian")
+
+
+def fetch_newer(tools: Path, path: str) -> None:
+    """Make a newer Prometheus run from `tools`/bin. Raises FetchError where it cannot be had."""
+    link_to = tools / "bin" / NEWER
+    if not runs(link_to):
+        unpacked = unpack(tools, path, ["prometheus"], SUITE)
+        link(Path(os.path.relpath(unpacked / "prometheus", link_to.parent)), link_to)
+        if not runs(link_to):
+            raise FetchError(f"{NEWER} came but does not run on this machine")
+
+
 def fetch(tools: Path, path: str) -> None:
     """Make every program run from `tools`/bin. Raises FetchError naming what is missing and why."""
     bin_folder = tools / "bin"
@@ -108,15 +140,24 @@ def fetch(tools: Path, path: str) -> None:
         raise FetchError(f"{', '.join(still)} came but do not run on this machine")
 
 
-def main(environ: Mapping[str, str], tools: Path) -> int:
-    """0 when the programs are there, or when their absence only means skipped tests; 1 under CI=true."""
+def main(environ: Mapping[str, str], tools: Path, *, newer: bool = False) -> int:
+    """0 when the programs are there, or when their absence only means skipped tests; 1 under CI=true.
+
+    newer: a newer Prometheus too, whose absence is never more than that.
+    """
+    path = environ.get("PATH", os.defpath)
     try:
-        fetch(tools, environ.get("PATH", os.defpath))
+        fetch(tools, path)
     except FetchError as error:
         print(f"tools: {error}; the tests that need these programs are skipped", file=sys.stderr)
         return int(environ.get("CI", "").lower() == "true")
+    try:
+        if newer:
+            fetch_newer(tools, path)
+    except FetchError as error:
+        print(f"tools: {error}; nothing is tested with a newer Prometheus", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.environ, TOOLS))
+    sys.exit(main(os.environ, TOOLS, newer="--newer" in sys.argv[1:]))

@@ -121,7 +121,7 @@ class ActivationTelemetryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Compare(self, request, context):
-        """Two model versions, ranges or steps beside each other.
+        """Two model versions, ranges, steps, baselines or replicas beside each other.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -13,8 +13,22 @@ _MOST_BYTES = 2**30
 _SECONDS = 30.0
 
 
-def fetch(url: str, model: str | None, version: str | None, token: str | None) -> Reference:
-    """What `/api/v1/baseline` of the sidecar at `url` answers; token: the bearer token that it asks for.
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A redirection would carry the token to whoever it names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_Stay)
+
+
+def fetch(
+    url: str, model: str | None, version: str | None, token: str | None, seconds: float = _SECONDS
+) -> Reference:
+    """What `/api/v1/baseline` of the sidecar at `url` answers within so many seconds of silence.
+
+    token: the bearer token that it asks for.
 
     Raises BaselineError when it cannot be reached, refuses, or answers something else.
     """
@@ -24,7 +38,7 @@ def fetch(url: str, model: str | None, version: str | None, token: str | None) -
     address = f"{url.rstrip('/')}/api/v1/baseline?{urllib.parse.urlencode(wanted)}"
     request = urllib.request.Request(address, headers={"authorization": f"Bearer {token}"} if token else {})
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as reply:
+        with _opener.open(request, timeout=seconds) as reply:
             content: bytes = reply.read(_MOST_BYTES)
     except urllib.error.HTTPError as error:
         with error:

@@ -47,19 +47,23 @@ class TapsAnswer(Answer):
     models: list[ModelAnswer]
     statistics: list[StatisticAnswer]
     min_requests: int
+    sources: Annotated[
+        list[str], Field(description="Baselines and replicas that may be asked for in place of a range.")
+    ]
     store: StoreStatus | None
 
 
 class Covered(Answer):
-    """The panes behind an answer, which may reach a little further than was asked for."""
+    """The panes behind an answer, which may reach a little further than was asked for; none of another source."""
 
     model: str
     version: str
-    begin: Annotated[Number | None, Field(description="Start of the first pane; null for a step.")]
-    end: Annotated[Number | None, Field(description="End of the last pane; null for a step.")]
+    begin: Annotated[Number | None, Field(description="Start of the first pane; null for none.")]
+    end: Annotated[Number | None, Field(description="End of the last pane, or when a source was recorded.")]
     step: int | None
     panes: int
     requests: int
+    source: Annotated[str, Field(description="As it was asked for; empty for panes.")]
 
 
 class ChannelsAnswer(Answer):

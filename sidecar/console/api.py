@@ -20,9 +20,11 @@ from starlette.routing import Route
 from sidecar.console import answers, comparisons, course, layers, questions
 from sidecar.console.answers import Answer
 from sidecar.console.budget import Budget
+from sidecar.console.elsewhere import Elsewhere, Place
 from sidecar.console.openapi import Method, document
 from sidecar.console.questions import Question
 from sidecar.console.scope import Scope
+from sidecar.drift import Reference
 from sidecar.errors import (
     InvalidInputError,
     NotReadyError,
@@ -77,6 +79,7 @@ class Sources:
     history: History
     watched: Sequence[Watched]
     store: Callable[[], StoreStatus] | None
+    elsewhere: Elsewhere
 
 
 class Api:
@@ -95,6 +98,7 @@ class Api:
         self._waiting = 0
 
     def close(self) -> None:
+        self._sources.elsewhere.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     async def ask(self, name: str, given: Mapping[str, object], render: Callable[[Answer], T]) -> T:
@@ -109,17 +113,32 @@ class Api:
             raise OverloadedError(f"{WAITING} questions wait already; try again in 1 s")
         self._waiting += 1
         try:
-            answering = functools.partial(self._answer, method, question, render)
+            elsewhere = await self._sources.elsewhere.references(question.ranges, self._budget.charge)
+            answering = functools.partial(self._answer, method, question, elsewhere, render)
             return await asyncio.get_running_loop().run_in_executor(self._thread, answering)
         finally:
             self._waiting -= 1
 
-    def _answer(self, method: Method, question: Question, render: Callable[[Answer], T]) -> T:
+    def _answer(
+        self,
+        method: Method,
+        question: Question,
+        elsewhere: Mapping[Place, Reference],
+        render: Callable[[Answer], T],
+    ) -> T:
         began = time.thread_time()
-        watched = tuple(self._sources.watched)
+        sources = self._sources
         try:
-            with self._sources.history.open() as recall:
-                scope = Scope(recall, watched, self._sources.store, self._min_requests, self._clock)
+            with sources.history.open() as recall:
+                scope = Scope(
+                    recall,
+                    tuple(sources.watched),
+                    sources.store,
+                    self._min_requests,
+                    self._clock,
+                    elsewhere,
+                    sources.elsewhere.sources,
+                )
                 return render(method.answer_to(scope, question))
         except StoreError as error:
             _log.error("a question could not be answered: %s", error)

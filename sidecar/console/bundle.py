@@ -7,30 +7,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
-from sidecar.console.page import FOLDER, STATIC, plotly
+from sidecar.console.sources import FOLDER, STATIC, plotly, scripts
 from sidecar.errors import ConfigError
 
-_IMPORT = re.compile(r'^import [^;]*? from "([^"]+)";\n', re.MULTILINE)
-_EXPORT = re.compile(r"^export ", re.MULTILINE)
 _LOADED = re.compile(r' *<(?:script|link)[^>]* (?:src|href)="static/[^>]*>(?:</script>)?\n')
-
-
-def scripts() -> str:
-    """The page's modules as one, each behind those that it imports; their top-level names differ."""
-    ordered: dict[Path, str] = {}
-
-    def add(path: Path) -> None:
-        if path in ordered:
-            return
-        text = path.read_text(encoding="utf-8")
-        for wanted in _IMPORT.findall(text):
-            add((path.parent / wanted).resolve())
-        ordered[path] = _EXPORT.sub("", _IMPORT.sub("", text))
-
-    add((STATIC / "app.js").resolve())
-    return "\n".join(ordered.values())
 
 
 def document(title: str, answers: Mapping[str, object]) -> str:

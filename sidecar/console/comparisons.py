@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 
 from sidecar.console.answers import (
     BaselineAnswer,
@@ -17,11 +17,11 @@ from sidecar.console.answers import (
     TapsAnswer,
 )
 from sidecar.console.course import spread
-from sidecar.console.questions import BaselinesQuestion, CompareQuestion, DriftQuestion, Range, TapsQuestion
-from sidecar.console.scope import Scope, covered, told
+from sidecar.console.questions import BaselinesQuestion, CompareQuestion, DriftQuestion, TapsQuestion
+from sidecar.console.scope import Scope, told
 from sidecar.drift.effects import Cells, divergences, signed_counts
 from sidecar.sketch import TapSketch
-from sidecar.timeline import Kept, Subject
+from sidecar.timeline import Subject
 from sidecar.timeline.statistics import STATISTICS
 from sidecar.types import Tap
 
@@ -39,6 +39,7 @@ def taps(scope: Scope, _asked: TapsQuestion) -> TapsAnswer:
             for name, one in STATISTICS.items()
         ],
         min_requests=scope.min_requests,
+        sources=list(scope.sources),
         store=scope.store() if scope.store else None,
     )
 
@@ -85,28 +86,21 @@ def baselines(scope: Scope, _asked: BaselinesQuestion) -> BaselinesAnswer:
 
 def compare(scope: Scope, asked: CompareQuestion) -> CompareAnswer:
     """Sides of equal layer, site and width are put beside each other."""
-    (left, left_panes), (right, right_panes) = _side(scope, asked.left), _side(scope, asked.right)
-    theirs = {(tap.key, tap.channels): tap for tap in right.taps}
-    pairs = [(tap, theirs[tap.key, tap.channels]) for tap in left.taps if (tap.key, tap.channels) in theirs]
+    left, right = scope.seen(asked.left), scope.seen(asked.right)
+    theirs = {(tap.key, tap.channels): tap for tap in right.subject.taps}
+    pairs = [
+        (tap, theirs[tap.key, tap.channels]) for tap in left.subject.taps if (tap.key, tap.channels) in theirs
+    ]
     most = max(COMPARED_SKETCHES // (2 * max(len(pairs), 1)), 1)
-    left_panes, right_panes = spread(left_panes, most), spread(right_panes, most)
-    layers = [_compared(scope, ours, left_panes, other, right_panes) for ours, other in pairs]
+    left, right = (replace(side, panes=spread(side.panes, most)) for side in (left, right))
     return CompareAnswer(
-        left=covered(left, left_panes, sum(pane.requests for pane in left_panes)),
-        right=covered(right, right_panes, sum(pane.requests for pane in right_panes)),
-        layers=layers,
+        left=left.covered(left.requests),
+        right=right.covered(right.requests),
+        layers=[_compared(ours, left.sketch(ours), right.sketch(other)) for ours, other in pairs],
     )
 
 
-def _side(scope: Scope, asked: Range) -> tuple[Subject, list[Kept]]:
-    subject = scope.subject(asked)
-    return subject, scope.panes(subject, asked)
-
-
-def _compared(
-    scope: Scope, ours: Tap, left_panes: Sequence[Kept], other: Tap, right_panes: Sequence[Kept]
-) -> ComparedLayer:
-    left, right = scope.merged(left_panes, ours), scope.merged(right_panes, other)
+def _compared(ours: Tap, left: TapSketch, right: TapSketch) -> ComparedLayer:
     psi = js = moved = math.nan
     if left.histogram.total and right.histogram.total:
         cells = Cells.equal_mass(signed_counts(left))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -83,10 +84,10 @@ def _along(scope: Scope, subject: Subject, asked: Course, most: int) -> list[Kep
     return columns(scope.recall.panes(subject.model, subject.version, begin, end), begin, end, most)
 
 
-def spread(panes: list[Kept], most: int) -> list[Kept]:
+def spread(panes: Sequence[Kept], most: int) -> list[Kept]:
     """At most so many, evenly spread, the first and the last among them where there is room for two."""
     if len(panes) <= most:
-        return panes
+        return list(panes)
     places = np.linspace(0, len(panes) - 1, most) if most > 1 else np.array([len(panes) - 1])
     return [panes[place] for place in np.rint(places).astype(int)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,9 +18,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sidecar.console import comparison, page
 from sidecar.console.comparison import plain
+from sidecar.console.shared import Shared
+from sidecar.errors import NotReadyError
 from sidecar.export import negotiation
 from sidecar.export.activations import Watched
 from sidecar.export.exposition import Exposition
+from sidecar.export.pace import Pace
 from sidecar.timeline import StoreStatus
 
 OPEN_PATHS = ("/livez", "/readyz")
@@ -35,12 +39,14 @@ def application(
     leaving: Callable[[], bool],
     store: Callable[[], StoreStatus] | None = None,
     more: Sequence[Route] = (),
+    keep_seconds: float = 0.0,
 ) -> Starlette:
     """The paths of the port; all but /livez, /readyz and what is in the page ask who is there.
 
     admits: whether a header `authorization`, or none, is good enough.
     stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
     store: how the panes on disk fare; None where none are kept. more: paths of the API.
+    keep_seconds: for how long a status is given out again; the interval of the drain.
     """
 
     async def metrics(request: Request) -> Response:
@@ -51,7 +57,7 @@ def application(
             return Response(page.compressed, headers={**headers, "content-encoding": "gzip"})
         return Response(page.plain, headers=headers)
 
-    def livez(_: Request) -> Response:
+    async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     def readyz(_: Request) -> Response:
@@ -73,10 +79,19 @@ def application(
         answer = {"ready": ready, "stopping": leaving(), "stale_files": list(stale()), "models": models}
         return JSONResponse(answer, status_code=200 if ready else 503)
 
-    def status(_: Request) -> Response:
+    def everything() -> bytes:
         models = [model_status(source, window_seconds) for source in tuple(watched)]
         kept = asdict(store()) if store else None
-        return Response(json.dumps({"models": models, "store": kept}), media_type="application/json")
+        return json.dumps({"models": models, "store": kept}).encode()
+
+    shared = Shared(everything, keep_seconds, time.monotonic)
+
+    async def status(_: Request) -> Response:
+        try:
+            body, age = await shared.answer()
+        except NotReadyError as error:
+            return JSONResponse({"error": str(error)}, 503, {"retry-after": "1"})
+        return Response(body, headers={"age": str(age)}, media_type="application/json")
 
     return Starlette(
         routes=[
@@ -155,7 +170,9 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
         "cause": plain(asdict(drift.cause)) if drift.cause else None,
         "across_layers": plain(asdict(drift.across)),
     }
+    pace = Pace()
     for layer in drift.layers:
+        pace()
         window = source.timeline.window(window_seconds, layer.tap)
         total = source.timeline.total(layer.tap).counts
         answer["layers"].append(

@@ -16,7 +16,7 @@ from sidecar.console.answers import (
     SpikeAnswer,
 )
 from sidecar.console.questions import Filter, HistogramQuestion, LayerQuestion, NeuronsQuestion, Order
-from sidecar.console.scope import Floats, Scope, brief, covered, shift, told
+from sidecar.console.scope import Floats, Scope, brief, shift, told
 from sidecar.sketch import TapSketch
 from sidecar.sketch.histogram import bounds
 from sidecar.timeline.statistics import statistics
@@ -28,15 +28,14 @@ _CELLS_PER_OCTAVE = 8
 
 
 def layer(scope: Scope, asked: LayerQuestion) -> LayerAnswer:
-    subject = scope.subject(asked)
-    tap = scope.tap(subject, asked.layer, asked.site)
-    panes = scope.panes(subject, asked)
-    sketch = scope.merged(panes, tap)
-    channels, reference = sketch.channels, scope.reference(subject, tap)
+    seen = scope.seen(asked)
+    tap = scope.tap(seen.subject, asked.layer, asked.site)
+    sketch = seen.sketch(tap)
+    channels, reference = sketch.channels, scope.reference(seen.subject, tap)
     rms = sketch.channels.rms
     return LayerAnswer(
         tap=told(tap),
-        covered=covered(subject, panes, sketch.counts.requests),
+        covered=seen.covered(sketch.counts.requests),
         positions=channels.positions,
         statistics=statistics(sketch),
         channels=ChannelsAnswer(
@@ -52,11 +51,10 @@ def layer(scope: Scope, asked: LayerQuestion) -> LayerAnswer:
 
 
 def histogram(scope: Scope, asked: HistogramQuestion) -> HistogramAnswer:
-    subject = scope.subject(asked)
-    tap = scope.tap(subject, asked.layer, asked.site)
-    panes = scope.panes(subject, asked)
-    sketch = scope.merged(panes, tap)
-    reference = scope.reference(subject, tap)
+    seen = scope.seen(asked)
+    tap = scope.tap(seen.subject, asked.layer, asked.site)
+    sketch = seen.sketch(tap)
+    reference = scope.reference(seen.subject, tap)
     ours = sketch.histogram.signed()
     theirs = reference.histogram.signed() if reference else np.zeros_like(ours)
     filled = np.flatnonzero(ours + theirs)
@@ -73,7 +71,7 @@ def histogram(scope: Scope, asked: HistogramQuestion) -> HistogramAnswer:
 
     return HistogramAnswer(
         tap=told(tap),
-        covered=covered(subject, panes, sketch.counts.requests),
+        covered=seen.covered(sketch.counts.requests),
         lower=brief(lower[filled[first]]),
         upper=brief(upper[filled[last]]),
         count=counted(ours),
@@ -85,11 +83,10 @@ def histogram(scope: Scope, asked: HistogramQuestion) -> HistogramAnswer:
 
 
 def neurons(scope: Scope, asked: NeuronsQuestion) -> NeuronsAnswer:
-    subject = scope.subject(asked)
-    tap = scope.tap(subject, asked.layer, asked.site)
-    panes = scope.panes(subject, asked)
-    sketch = scope.merged(panes, tap)
-    reference = scope.reference(subject, tap)
+    seen = scope.seen(asked)
+    tap = scope.tap(seen.subject, asked.layer, asked.site)
+    sketch = seen.sketch(tap)
+    reference = scope.reference(seen.subject, tap)
     channels, rms, rate = sketch.channels, sketch.channels.rms, _rate(sketch)
     moved = shift(reference, sketch) if reference else np.full(len(channels), math.nan)
     passed = np.flatnonzero(_filtered(sketch, rms, asked))
@@ -107,7 +104,7 @@ def neurons(scope: Scope, asked: NeuronsQuestion) -> NeuronsAnswer:
     behind = asked.offset + len(page)
     return NeuronsAnswer(
         tap=told(tap),
-        covered=covered(subject, panes, sketch.counts.requests),
+        covered=seen.covered(sketch.counts.requests),
         total=len(passed),
         next_offset=behind if behind < len(passed) else None,
         rate_bound=channels.dead_rate_bound,

@@ -1,18 +1,13 @@
-"""The page: files as they lie in the package, which any browser may have, as they tell nothing of any model."""
+"""The page: the package's own files, which any browser may have, as they tell nothing of any model."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
-FOLDER = Path(__file__).parent
-STATIC = FOLDER / "static"
-PLOTLY = "plotly.min.js"
+from sidecar.console import sources
+from sidecar.console.files import Files
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -34,6 +29,8 @@ _HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+# Chromium would compile nearly all of it twice otherwise, the second time while nothing else can run.
+_COMPILE_AT_ONCE = b"//# allFunctionsCalledOnLoad\n"
 _MISSING = "The page needs `pip install 'activation-sidecar[console]'`; /metrics and /api/v1 do not.\n"
 
 
@@ -42,31 +39,29 @@ def is_open(path: str) -> bool:
     return path == "/" or path.startswith("/static/")
 
 
-def plotly() -> Path | None:
-    """plotly.js as the plotly package ships it; None where that is not installed."""
-    found = find_spec("plotly")
-    if found is None or found.origin is None:
-        return None
-    path = Path(found.origin).parent / "package_data" / PLOTLY
-    return path if path.exists() else None
-
-
-def routes() -> list[BaseRoute]:
+def routes() -> list[Route]:
     """`/` and what it loads."""
-    drawing = plotly()
+    drawing = sources.plotly()
+    if drawing is None:
+
+        async def missing(_: Request) -> Response:
+            return PlainTextResponse(_MISSING)
+
+        return [Route("/", missing)]
+
+    code = sources.scripts().encode()
+    files = Files(
+        {
+            "app.js": lambda: code,
+            "plotly.min.js": lambda: _COMPILE_AT_ONCE + drawing.read_bytes(),
+            "style.css": (sources.STATIC / "style.css").read_bytes,
+            "icon.svg": (sources.STATIC / "icon.svg").read_bytes,
+        }
+    )
+    text = (sources.FOLDER / "index.html").read_text(encoding="utf-8")
+    html = text.replace('="static/', f'="static/{files.digest}/')
 
     async def page(_: Request) -> Response:
-        if drawing is None:
-            return PlainTextResponse(_MISSING)
-        return FileResponse(FOLDER / "index.html", headers=_HEADERS)
+        return HTMLResponse(html, headers=_HEADERS)
 
-    async def plots(_: Request) -> Response:
-        if drawing is None:
-            return PlainTextResponse(_MISSING, 404)
-        return FileResponse(drawing, headers={"cache-control": "max-age=86400"})
-
-    return [
-        Route("/", page),
-        Route(f"/static/{PLOTLY}", plots),
-        Mount("/static", StaticFiles(directory=STATIC)),
-    ]
+    return [Route("/", page), Route("/static/{path:path}", files.answer)]

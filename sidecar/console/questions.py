@@ -12,6 +12,14 @@ from sidecar.timeline.statistics import STATISTICS
 Name = Annotated[str, Field(max_length=200)]
 Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, description="Seconds since the epoch.")]
 StepNumber = Annotated[int, Field(ge=0, le=2**53, description="Training step, in place of a range of time.")]
+Source = Annotated[
+    str,
+    Field(
+        pattern=r"^(|reference|(baseline|replica):.{1,128})$",
+        description="In place of a range: `reference`, what the version is compared with, or one of the sources that "
+        "`taps` lists.",
+    ),
+]
 StatisticName = StrEnum("StatisticName", {name: name for name in STATISTICS})  # type: ignore[misc]
 
 
@@ -45,6 +53,11 @@ class Order(StrEnum):
 class Question(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """What sketches are asked for."""
+        return ()
+
 
 class TapsQuestion(Question):
     """What can be asked about."""
@@ -61,9 +74,16 @@ class Range(OfModel):
     begin: Moment | None = None
     end: Moment | None = None
     step: StepNumber | None = None
+    source: Source = ""
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        return (self,)
 
     @model_validator(mode="after")
     def _one_axis(self) -> Range:
+        if self.source and (self.step, self.begin, self.end) != (None, None, None):
+            raise ValueError("give either source, or begin and end, or step")
         if self.step is not None and (self.begin is not None or self.end is not None):
             raise ValueError("give either step, or begin and end")
         if self.begin is not None and self.end is not None and self.begin >= self.end:
@@ -156,22 +176,35 @@ class BaselinesQuestion(Question):
 
 
 class CompareQuestion(Question):
-    """Two model versions, ranges or steps beside each other, layer by layer."""
+    """Two model versions, ranges, steps, baselines or replicas beside each other, layer by layer."""
 
     model: Annotated[Name, Field(description="Name of the model; the first one if empty.")] = ""
     version: Annotated[Name, Field(description="Its version; the first one if empty.")] = ""
     begin: Moment | None = None
     end: Moment | None = None
     step: StepNumber | None = None
+    source: Source = ""
     other_model: Annotated[Name, Field(description="The other side's model; the same if empty.")] = ""
     other_version: Annotated[Name, Field(description="The other side's version; the same if empty.")] = ""
     other_begin: Moment | None = None
     other_end: Moment | None = None
     other_step: StepNumber | None = None
+    other_source: Source = ""
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        return self.left, self.right
 
     @property
     def left(self) -> Range:
-        return Range(model=self.model, version=self.version, begin=self.begin, end=self.end, step=self.step)
+        return Range(
+            model=self.model,
+            version=self.version,
+            begin=self.begin,
+            end=self.end,
+            step=self.step,
+            source=self.source,
+        )
 
     @property
     def right(self) -> Range:
@@ -181,12 +214,14 @@ class CompareQuestion(Question):
             begin=self.other_begin,
             end=self.other_end,
             step=self.other_step,
+            source=self.other_source,
         )
 
     @model_validator(mode="after")
     def _sides(self) -> CompareQuestion:
         if self.left == self.right:
             raise ValueError(
-                "the two sides are the same: give other_version, other_begin and other_end, or other_step"
+                "the two sides are the same: give other_version, other_begin and other_end, other_step, "
+                "or other_source"
             )
         return self

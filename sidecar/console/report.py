@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sidecar.console.answers import TapAnswer
 from sidecar.console.api import METHODS
+from sidecar.console.hindsight import Hindsight
 from sidecar.console.questions import DriftQuestion, Filter, Order, Range
 from sidecar.console.scope import Scope
-from sidecar.errors import InvalidInputError, RequestError
+from sidecar.errors import InvalidInputError, RequestError, WithheldError
 from sidecar.timeline import Subject
 from sidecar.timeline.statistics import STATISTICS
 
@@ -33,16 +34,16 @@ class Reported:
     step: int | None = None
 
 
-def answers(scope: Scope, reported: Reported) -> dict[str, object]:
+def answers(scope: Scope, reported: Reported, hindsight: Hindsight) -> dict[str, object]:
     """Key of a question -> its answer, or why it is refused.
 
     Raises UnknownModelError, or InvalidInputError where no panes are kept, or not that step.
     """
-    return dict(_Writer(scope, reported).everything())
+    return dict(_Writer(scope, reported, hindsight).everything())
 
 
 class _Writer:
-    def __init__(self, scope: Scope, reported: Reported) -> None:
+    def __init__(self, scope: Scope, reported: Reported, hindsight: Hindsight) -> None:
         self._scope = scope
         subject = scope.subject(DriftQuestion(model=reported.model, version=reported.version))
         taps = METHODS["ListTaps"]
@@ -55,6 +56,16 @@ class _Writer:
         self._which = {"model": subject.model, "version": subject.version}
         self._oldest = self._model["first"]
         self._range = self._chosen(subject, reported)
+        self._scope = self._judged(subject, hindsight)
+
+    def _judged(self, subject: Subject, hindsight: Hindsight) -> Scope:
+        """With what drift has to say of the range, unless it is of too few requests."""
+        seen = self._scope.seen(Range.model_validate({**self._which, **self._range}))
+        try:
+            watched = hindsight.watched(subject, {tap: seen.sketch(tap) for tap in subject.taps})
+        except WithheldError:
+            return self._scope
+        return replace(self._scope, watched=(watched,)) if watched else self._scope
 
     def _chosen(self, subject: Subject, reported: Reported) -> dict[str, Any]:
         first, last = self._model["first"], self._model["last"]

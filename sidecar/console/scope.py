@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sidecar.console.answers import Covered, TapAnswer
+from sidecar.console.elsewhere import Place
 from sidecar.console.questions import OfModel, Range
+from sidecar.drift import Reference
 from sidecar.errors import InvalidInputError, UnknownModelError, WithheldError
 from sidecar.export.activations import Watched
 from sidecar.sketch import TapSketch
@@ -28,6 +30,7 @@ class Scope:
     """Everything that answers are made from, at the moment of one question.
 
     watched: model versions that are served. store: how the panes on disk fare; None where none are kept.
+    elsewhere: what was loaded for the question. sources: what could be.
     """
 
     recall: Recall
@@ -35,6 +38,8 @@ class Scope:
     store: Callable[[], StoreStatus] | None
     min_requests: int
     clock: Clock
+    elsewhere: Mapping[Place, Reference]
+    sources: Sequence[str]
 
     def subject(self, asked: OfModel) -> Subject:
         """The model version that is meant, with the taps it had last. Raises UnknownModelError."""
@@ -68,6 +73,24 @@ class Scope:
                 return tap
         there = ", ".join(tap.key for tap in subject.taps[:20])
         raise InvalidInputError(f"there is no tap in layer {layer} with site {site!r}; there are {there}")
+
+    def seen(self, asked: Range) -> Seen:
+        """What the question is about. Raises UnknownModelError, or InvalidInputError where it is not there."""
+        if not asked.source:
+            subject = self.subject(asked)
+            return Seen(self, subject, self.panes(subject, asked), None, "")
+        recorded = self._judged_by(asked) if asked.source == "reference" else self.elsewhere[Place.of(asked)]
+        subject = Subject(recorded.model, recorded.version, recorded.taps)
+        return Seen(self, subject, (), recorded, asked.source)
+
+    def _judged_by(self, asked: Range) -> Reference:
+        subject = self.subject(asked)
+        watched = self.of(subject)
+        if watched and watched.monitor and watched.monitor.reference:
+            return watched.monitor.reference
+        raise InvalidInputError(
+            f"{subject.model} version {subject.version} has no reference now: it is recorded still, or not observed"
+        )
 
     def panes(self, subject: Subject, asked: Range) -> list[Kept]:
         """The fewest panes that tell of the range, or the one of the step.
@@ -113,6 +136,34 @@ class Scope:
         raise InvalidInputError(f"step {step} is not kept; there is {there}")
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Sketches of one model version: of panes, or of a reference, which has none."""
+
+    scope: Scope
+    subject: Subject
+    panes: Sequence[Kept]
+    recorded: Reference | None
+    source: str
+
+    def sketch(self, tap: Tap) -> TapSketch:
+        """Raises WithheldError where it is of too few requests."""
+        if self.recorded is None:
+            return self.scope.merged(self.panes, tap)
+        self.scope.require(self.recorded.requests)
+        return self.recorded.sketches[self.recorded.taps.index(tap)]
+
+    @property
+    def requests(self) -> int:
+        return self.recorded.requests if self.recorded else sum(pane.requests for pane in self.panes)
+
+    def covered(self, requests: int) -> Covered:
+        told = covered(self.subject, self.panes, requests)
+        if self.recorded is None:
+            return told
+        return told.model_copy(update={"source": self.source, "end": self.recorded.created_at})
+
+
 def covered(subject: Subject, panes: Sequence[Kept], requests: int) -> Covered:
     timed = [pane for pane in panes if pane.span]
     return Covered(
@@ -123,6 +174,7 @@ def covered(subject: Subject, panes: Sequence[Kept], requests: int) -> Covered:
         step=int(panes[0].start) if panes and not timed else None,
         panes=len(panes),
         requests=requests,
+        source="",
     )
 
 

@@ -93,3 +93,20 @@ async def test_a_sidecar_that_refuses_is_quoted(serve, configure):
 def test_an_address_that_is_no_url_or_that_nobody_answers_is_named(url, message):
     with pytest.raises(BaselineError, match=message):
         fetch(url, None, None, None)
+
+
+async def test_a_token_does_not_follow_a_redirection():
+    asked = []
+
+    async def answer(reader, writer):
+        asked.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {url}/elsewhere\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        with pytest.raises(BaselineError, match="refuses"):
+            await asyncio.to_thread(fetch, url, None, None, "secret")
+    assert len(asked) == 1

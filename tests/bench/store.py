@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from sidecar.baseline.replicas import fetch
 from sidecar.console.api import Api, Sources, as_json
+from sidecar.console.elsewhere import Elsewhere
 from sidecar.settings import ConsoleSettings
 from sidecar.sketch import TapSketch
 from sidecar.timeline import History, Pane, Retention, Store, Subject
@@ -70,9 +72,14 @@ def questions() -> dict[str, tuple[str, dict[str, object]]]:
     }
 
 
+def nowhere() -> Elsewhere:
+    """No baseline and no replica is named."""
+    return Elsewhere(ConsoleSettings(), fetch, time.monotonic)
+
+
 async def answer(path: Path) -> dict[str, dict[str, float]]:
     """Question -> median and worst milliseconds, median CPU milliseconds, kilobytes of JSON."""
-    sources = Sources(History(path, dict), [], None)
+    sources = Sources(History(path, dict), [], None, nowhere())
     api = Api(sources, ConsoleSettings(budget=64.0), lambda: NOW)
     found = {}
     for name, (method, fields) in questions().items():

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 from sidecar.console.api import Api, Sources
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
-from sidecar.settings import ConsoleSettings, ServerSettings
+from sidecar.settings import ServerSettings
 from sidecar.timeline import History
-from tests.console.kept import NOW
+from tests.console.kept import FREE, NOW, elsewhere
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -33,8 +33,8 @@ def chromium():
 class Pages:
     """The page at a port of its own, over the panes at `path`; can be stopped and started again at the same port."""
 
-    def __init__(self, path, watched, token):
-        self._path, self._watched, self._token = path, watched, token
+    def __init__(self, path, watched, token, settings=FREE):
+        self._path, self._watched, self._token, self._settings = path, watched, token, settings
         self.port = 0
         self.start()
 
@@ -45,7 +45,9 @@ class Pages:
             else (lambda header: header == b"Bearer " + self._token)
         )
         self._api = Api(
-            Sources(History(self._path, dict), self._watched, None), ConsoleSettings(budget=64.0), lambda: NOW
+            Sources(History(self._path, dict), self._watched, None, elsewhere(self._settings)),
+            self._settings,
+            lambda: NOW,
         )
         app = application(
             CollectorRegistry(), self._watched, 60.0, admits, list, lambda: False, None, self._api.routes()
@@ -116,8 +118,8 @@ def seen(chromium, kept_panes):
 def pages(kept_panes):
     opened = []
 
-    def pages(*watched, token=None, path=kept_panes):
-        opened.append(Pages(path, watched, token))
+    def pages(*watched, token=None, path=kept_panes, settings=FREE):
+        opened.append(Pages(path, watched, token, settings))
         return opened[-1]
 
     yield pages

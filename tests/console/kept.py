@@ -11,9 +11,12 @@ import pytest
 from starlette.applications import Starlette
 
 from sidecar.console.api import Api, Sources
+from sidecar.console.elsewhere import Elsewhere
+from sidecar.drift.nodrift import NoDrift
+from sidecar.drift.snapshot import snapshot
 from sidecar.settings import ConsoleSettings
-from sidecar.sketch import TapSketch
-from sidecar.timeline import History, Pane, Retention, Store, Subject
+from sidecar.sketch import Reading, RequestRows, TapSketch
+from sidecar.timeline import History, Pane, Retention, Store, Subject, Timeline
 from sidecar.types import Tap
 
 CHANNELS = 64
@@ -23,6 +26,13 @@ START = 1_000_800.0
 NOW = START + 60
 SPIKES = {7: 30.0, 40: -22.0}
 FREE = ConsoleSettings(budget=64.0)
+
+
+def elsewhere(settings=FREE, fetch=None, clock=lambda: 0.0):
+    """What the settings name; fetch: of a replica."""
+    return Elsewhere(settings, fetch, clock)
+
+
 STEPS = (10_000, 20_000, 30_000)
 
 
@@ -44,6 +54,17 @@ def pane(start, span=10.0, requests=25):
         tap: TapSketch.from_array(values(start, tap.layer, requests), 2.0**-10, requests) for tap in TAPS
     }
     return Pane(start, span, sketches)
+
+
+def recorded(version="1", shift=0.0, requests=25):
+    """The first kept pane as a reference, its values moved by `shift`."""
+    timeline = Timeline(TAPS, 10.0, 6, lambda: NOW)
+    sketches = {
+        tap: TapSketch.from_array(values(START, tap.layer, requests) + np.float32(shift), 2.0**-10, requests)
+        for tap in TAPS
+    }
+    timeline.add(Reading(NOW, sketches, dict.fromkeys(TAPS, RequestRows(np.zeros((requests, 6)))), requests))
+    return snapshot("digits", version, TAPS, timeline, 60.0, [NoDrift.unknown()] * len(TAPS), "")
 
 
 def whole(layer, starts=tuple(START + 10 * i for i in range(6))):
@@ -70,8 +91,9 @@ def kept_panes(tmp_path_factory):
 @pytest.fixture
 def questioned(kept_panes):
     @asynccontextmanager
-    async def questioned(*watched, settings=FREE):
-        api = Api(Sources(History(kept_panes, dict), watched, None), settings, lambda: NOW, lambda: 0.0)
+    async def questioned(*watched, settings=FREE, fetch=None, clock=lambda: 0.0):
+        named = elsewhere(settings, fetch, clock)
+        api = Api(Sources(History(kept_panes, dict), watched, None, named), settings, lambda: NOW, clock)
         transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar/api/v1/") as http:
             yield http

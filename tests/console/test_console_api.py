@@ -15,7 +15,7 @@ from sidecar.console.budget import BURST_SECONDS
 from sidecar.settings import ConsoleSettings
 from sidecar.timeline import History
 from sidecar.timeline.statistics import STATISTICS
-from tests.console.kept import CHANNELS, FREE, NOW, START, STEPS, values, whole
+from tests.console.kept import CHANNELS, FREE, NOW, START, STEPS, elsewhere, values, whole
 
 
 async def test_the_taps_of_every_model_are_listed_with_what_is_kept(ask):
@@ -233,7 +233,10 @@ async def test_a_question_that_cannot_be_answered_is_told_why(refused, method, g
 async def test_answers_are_refused_when_they_have_taken_their_budget(kept_panes):
     now = [0.0]
     api = Api(
-        Sources(History(kept_panes, dict), [], None), ConsoleSettings(budget=0.5), lambda: NOW, lambda: now[0]
+        Sources(History(kept_panes, dict), [], None, elsewhere()),
+        ConsoleSettings(budget=0.5),
+        lambda: NOW,
+        lambda: now[0],
     )
     api._budget.charge(BURST_SECONDS + 1)
     transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
@@ -251,7 +254,10 @@ async def test_a_damaged_store_is_told_and_what_is_in_memory_is_shown(tmp_path):
     broken.write_bytes(b"nothing of the kind" * 500)
     told = []
     api = Api(
-        Sources(History(broken, dict, told.append), [], None), ConsoleSettings(), lambda: NOW, lambda: 0.0
+        Sources(History(broken, dict, told.append), [], None, elsewhere()),
+        ConsoleSettings(),
+        lambda: NOW,
+        lambda: 0.0,
     )
     transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar/api/v1/") as http:
@@ -267,7 +273,9 @@ async def test_a_pane_that_is_damaged_is_told_and_nothing_of_the_inside(tmp_path
         target.execute("UPDATE sketch SET body = zeroblob(100)")
         target.commit()
     told = []
-    api = Api(Sources(History(broken, dict, told.append), [], None), FREE, lambda: NOW, lambda: 0.0)
+    api = Api(
+        Sources(History(broken, dict, told.append), [], None, elsewhere()), FREE, lambda: NOW, lambda: 0.0
+    )
     transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar/api/v1/") as http:
         reply = await http.get("layer", params={"layer": 0})
@@ -279,7 +287,7 @@ async def test_a_pane_that_is_damaged_is_told_and_nothing_of_the_inside(tmp_path
 async def test_what_is_live_is_answered_without_a_store(fixed_model):
     timelines = {("digits", "1"): fixed_model.timeline}
     api = Api(
-        Sources(History(None, lambda: timelines), [fixed_model], None),
+        Sources(History(None, lambda: timelines), [fixed_model], None, elsewhere()),
         ConsoleSettings(min_requests=1),
         lambda: NOW,
         lambda: 0.0,

@@ -7,8 +7,9 @@ import csv
 import numpy as np
 import pytest
 
+from sidecar.settings import ConsoleSettings
 from sidecar.timeline.steps import recording
-from tests.console.kept import NOW, START
+from tests.console.kept import NOW, START, recorded
 from tests.console.published import COURSE, LAYERS, PEAKS, layer_values, step_values, unit_means
 
 RANGE = f"model=digits&version=1&begin={START}&end={NOW}"
@@ -55,6 +56,7 @@ def test_axe_finds_no_serious_fault(there):
     assert [(one["id"], one["nodes"][0]["html"]) for one in grave] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIEWS)
 def test_no_view_is_wider_than_a_phone(seen, name):
     there = seen(VIEWS[name], phone=True)
@@ -144,6 +146,17 @@ def test_the_theme_is_chosen_by_a_button_and_kept(visit):
     assert there.tab.evaluate("document.documentElement.dataset.theme") == "dark"
     there.tab.reload()
     assert there.tab.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_a_range_is_shown_beside_a_baseline(visit, tmp_path):
+    recorded(shift=2.0).save(tmp_path / "march")
+    there = visit(settings=ConsoleSettings(budget=64.0, baselines={"march": tmp_path / "march"}))
+    there.go(f"#/compare?{RANGE}&other=baseline:march")
+    told = there.tab.locator("main").inner_text()
+    assert "Right: digits 1, baseline march, as of" in told
+    assert there.tab.locator(".plot .main-svg").count() > 0
+    assert "baseline march" in there.tab.locator("main select").first.inner_text()
+    assert (there.faults, there.elsewhere) == ([], [])
 
 
 def test_the_overview_says_where_drift_begins(visit, fixed_model):

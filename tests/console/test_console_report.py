@@ -9,20 +9,23 @@ import re
 
 import pytest
 
-from sidecar.console import page
+from sidecar.console import sources
+from sidecar.console.hindsight import Hindsight
 from sidecar.console.report import Reported
 from sidecar.errors import ConfigError
 from sidecar.reports import VIEWS, photograph, write
-from sidecar.settings import ConsoleSettings
+from sidecar.settings import ConsoleSettings, DriftSettings
 from tests.console.kept import NOW, START
 
 WHOLE = Reported("digits", "1", START, NOW)
+ALONE = Hindsight(DriftSettings(), lambda model, version: None)
+"""No reference is kept."""
 
 
 @pytest.fixture(scope="session")
 def report(kept_panes, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write(kept_panes, ConsoleSettings(), WHOLE, path, lambda: NOW)
+    write(kept_panes, ConsoleSettings(), ALONE, WHOLE, path, lambda: NOW)
     return path
 
 
@@ -48,7 +51,7 @@ def test_a_name_in_a_report_cannot_end_the_script_that_it_stands_in(report):
 
 
 def test_a_report_withholds_what_the_page_withholds(kept_panes, tmp_path):
-    write(kept_panes, ConsoleSettings(), Reported("rare"), tmp_path / "report.html", lambda: NOW)
+    write(kept_panes, ConsoleSettings(), ALONE, Reported("rare"), tmp_path / "report.html", lambda: NOW)
     layer = answers(tmp_path / "report.html")["layer layer=0 site=resid"]
     assert "console.min_requests is 20" in layer["refused"]
 
@@ -57,6 +60,7 @@ def test_a_report_of_a_step_tells_of_that_step(kept_panes, tmp_path):
     write(
         kept_panes,
         ConsoleSettings(),
+        ALONE,
         Reported("digits", "1", step=20_000),
         tmp_path / "report.html",
         lambda: NOW,
@@ -75,18 +79,18 @@ def test_a_report_of_a_step_tells_of_that_step(kept_panes, tmp_path):
 )
 def test_a_report_of_what_is_not_kept_is_refused(kept_panes, tmp_path, reported, said):
     with pytest.raises(ConfigError, match=said):
-        write(kept_panes, ConsoleSettings(), reported, tmp_path / "report.html", lambda: NOW)
+        write(kept_panes, ConsoleSettings(), ALONE, reported, tmp_path / "report.html", lambda: NOW)
 
 
 def test_a_store_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ConfigError, match="there is no store"):
-        write(tmp_path / "no.db", ConsoleSettings(), WHOLE, tmp_path / "report.html", lambda: NOW)
+        write(tmp_path / "no.db", ConsoleSettings(), ALONE, WHOLE, tmp_path / "report.html", lambda: NOW)
 
 
 def test_without_plotly_a_report_says_what_it_needs(kept_panes, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install"):
-        write(kept_panes, ConsoleSettings(), WHOLE, tmp_path / "report.html", lambda: NOW)
+        write(kept_panes, ConsoleSettings(), ALONE, WHOLE, tmp_path / "report.html", lambda: NOW)
 
 
 def test_pictures_without_a_chromium_are_refused(report, tmp_path):

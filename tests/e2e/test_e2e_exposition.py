@@ -21,6 +21,7 @@ from sidecar.export.native import ZERO_THRESHOLD
 from sidecar.settings import ServerSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
 from tests.export.conftest import NOW, WINDOW, Exported, fresh_model
+from tools.fetch import NEWER, TOOLS
 
 __all__ = ["fresh_model"]
 
@@ -106,12 +107,12 @@ def wait_for_a_scrape(asked):
 
 
 @contextmanager
-def prometheus(program, folder, target, *, native):
+def prometheus(path, folder, target, *, native):
     config = folder / "prometheus.yml"
     config.write_text(CONFIG.format(target=target))
     port = free_port()
     command = [
-        program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}",
+        path, f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}",
         f"--web.listen-address=127.0.0.1:{port}", *(["--enable-feature=native-histograms"] if native else []),
     ]  # fmt: skip
     with open(folder / "log", "w", encoding="utf-8") as log:
@@ -127,13 +128,17 @@ def prometheus(program, folder, target, *, native):
 
 @pytest.fixture(scope="module")
 def classic(program, tmp_path_factory, scraped):
-    with prometheus(program, tmp_path_factory.mktemp("classic"), scraped, native=False) as asked:
+    folder = tmp_path_factory.mktemp("classic")
+    with prometheus(program("prometheus"), folder, scraped, native=False) as asked:
         yield asked
 
 
-@pytest.fixture(scope="module")
-def native(program, tmp_path_factory, scraped):
-    with prometheus(program, tmp_path_factory.mktemp("native"), scraped, native=True) as asked:
+@pytest.fixture(scope="module", params=["prometheus", NEWER])
+def native(request, tmp_path_factory, scraped, program):
+    if request.param == NEWER and not (TOOLS / "bin" / NEWER).exists():
+        pytest.skip("there is no newer Prometheus; `make test-full` fetches one where it can be had")
+    folder = tmp_path_factory.mktemp("native")
+    with prometheus(program(request.param), folder, scraped, native=True) as asked:
         yield asked
 
 
@@ -177,8 +182,8 @@ def test_the_share_of_negative_values_is_that_of_the_model(native, values):
 
 
 @pytest.mark.parametrize("server", ["classic", "native"])
-def test_every_family_arrives(request, server):
-    asked = request.getfixturevalue(server)
+def test_every_family_arrives(classic, native, server):
+    asked = {"classic": classic, "native": native}[server]
     found = {result["metric"]["__name__"] for result in asked.query('count by (__name__) ({job="sidecar"})')}
     for metric in CATALOGUE:
         if metric in (*OF_FURTHER_VERSIONS, *OF_OTEL) or metric.name.startswith("sidecar_store"):

@@ -13,7 +13,7 @@ export class Refused extends Error {
 const kept = document.getElementById("answers") ? JSON.parse(document.getElementById("answers").textContent) : null;
 export const inReport = kept !== null;
 
-const OF_RANGE = new Set(["begin", "end", "step", "model", "version", "columns", "points", "per_octave", "spikes", "limit", "offset", "other_model", "other_version", "other_begin", "other_end", "other_step"]);
+const OF_RANGE = new Set(["begin", "end", "step", "source", "model", "version", "columns", "points", "per_octave", "spikes", "limit", "offset", "other_model", "other_version", "other_begin", "other_end", "other_step", "other_source"]);
 
 function keyOf(path, fields, side) {
   const told = Object.entries(fields).filter(([key]) => !OF_RANGE.has(key)).map(([key, value]) => `${key}=${value}`);

@@ -1,6 +1,22 @@
 /** Plots: one look for all, exact values on hover, PNG and CSV of each. */
 
+import { Refused } from "./api.js";
 import { el } from "./dom.js";
+
+/** Whether plotly.js is there. It takes a second to read, in which the page asks its questions. */
+const read = new Promise((resolve) => {
+  if (globalThis.Plotly) resolve(true);
+  for (const [event, there] of [["load", true], ["error", false]])
+    document.getElementById("plotly")?.addEventListener(event, () => resolve(there));
+});
+
+let last = read;
+
+/** Draw when plotly.js is there and the plots before have been begun, so that each can be seen before the next. */
+function inTurn(work) {
+  last = last.then(() => new Promise((resolve) => { setTimeout(resolve); }));
+  return last.then(work);
+}
 
 /** Colours that differ for every kind of colour blindness; from the style sheet, so that they follow the theme. */
 export function colours() {
@@ -78,7 +94,8 @@ export async function draw(place, { name, told, traces, layout, data, onclick })
   for (const [button, format] of [[figure.lastChild.firstChild, "PNG"], [figure.lastChild.lastChild, "CSV"]])
     button.setAttribute("aria-label", `Download ${name} as ${format}`);
   const options = { displayModeBar: false, responsive: true, displaylogo: false };
-  await Plotly.react(plot, traces(look), layoutOf(look, layout(look)), options);
+  if (!(await read)) throw new Refused(502, "plotly.js did not come, without which nothing can be drawn. Load the page again.");
+  await inTurn(() => Plotly.react(plot, traces(look), layoutOf(look, layout(look)), options));
   plot.removeAllListeners?.("plotly_click");
   if (onclick) plot.on("plotly_click", (event) => onclick(event.points[0]));
 }

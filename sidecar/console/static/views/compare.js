@@ -1,4 +1,4 @@
-/** Two versions, ranges or steps side by side: every layer in a table, one of them in full. */
+/** Two versions, ranges, steps, baselines or replicas side by side: every layer in a table, one of them in full. */
 
 import { asked, change, href } from "../address.js";
 import { ask, inReport } from "../api.js";
@@ -48,7 +48,12 @@ function choices(taps, model, left) {
   const versions = taps.models.filter((one) => one.model !== model.model || one.version !== model.version)
     .map((one) => [`version ${one.model}\n${one.version}`, `${one.model} · ${one.version}`, () => ({ ...(has(one, left) ? left : asked({}, one)), model: one.model, version: one.version })])
     .sort(([, , a], [, , b]) => Number(b().model === model.model) - Number(a().model === model.model));
-  return [...(left.step ? [] : [...earlier, oldest]), ...(left.step ? steps : []), ...versions, ...(left.step ? [] : steps)];
+  const sources = [...(model.served ? ["reference"] : []), ...taps.sources].map((source) => [source, named(source), () => ({ source })]);
+  return [...(left.step ? [] : [...earlier, oldest]), ...(left.step ? steps : []), ...versions, ...sources, ...(left.step ? [] : steps)];
+}
+
+function named(source) {
+  return source === "reference" ? "the reference it is judged by" : source.replace(":", " ");
 }
 
 function has(model, range) {
@@ -62,14 +67,10 @@ function moved(left, key) {
   return { begin: begin - back, end: end - back };
 }
 
-function rangeFields({ begin, end, step }) {
-  return { begin, end, step };
-}
-
 async function sideBySide(body, said, at, mine, other) {
-  const there = rangeFields(other);
-  const answer = await ask("compare", { ...mine, other_model: other.model, other_version: other.version, other_begin: there.begin, other_end: there.end, other_step: there.step });
-  const words = (side) => `${side.model} ${side.version}, ${side.step === null ? `${moment(side.begin)} to ${moment(side.end)}` : `step ${side.step.toLocaleString("en")}`} (${side.requests.toLocaleString("en")} requests)`;
+  const there = Object.fromEntries(Object.entries(other).map(([key, value]) => [`other_${key}`, value]));
+  const answer = await ask("compare", { ...mine, ...there });
+  const words = (side) => `${side.model} ${side.version}, ${when(side)} (${side.requests.toLocaleString("en")} requests)`;
   said.textContent = `Left: ${words(answer.left)}. Right: ${words(answer.right)}.`;
   const pair = (name, digits = 4) => (one) => `${number(one.left[name], digits)} → ${number(one.right[name], digits)}`;
   body.replaceChildren(table("Layers of both sides", [
@@ -77,6 +78,11 @@ async function sideBySide(body, said, at, mine, other) {
     { head: "Shift, σ", cell: (one) => signed(one.shift) }, { head: "PSI", cell: (one) => number(one.psi, 3) }, { head: "Jensen-Shannon", cell: (one) => number(one.jensen_shannon, 3) },
     { head: "Mean", cell: pair("mean", 3) }, { head: "Rms", cell: pair("rms", 3) }, { head: "Kurtosis", cell: pair("kurtosis", 3) }, { head: "Near zero", cell: pair("near_zero_share", 3) },
   ], answer.layers, "The sides have no layer in common."));
+}
+
+function when({ source, step, begin, end }) {
+  if (source) return `${named(source)}, as of ${moment(end)}`;
+  return step === null ? `${moment(begin)} to ${moment(end)}` : `step ${step.toLocaleString("en")}`;
 }
 
 async function bothLines(body, line, at, model, tap, mine, other) {

@@ -57,8 +57,10 @@ const KINDS = {
 
 function why(body, at, { kind, tap, statistic, shift, remaining, channels, groups, requests }) {
   const unit = ([channel]) => el("a", { href: href({ ...lasting(at), view: "neuron", layer: tap.layer, site: tap.site, channel }) }, channel.toLocaleString("en"));
+  // Of a report's range no single request is known, and so not whether another mix of them explains it.
+  const told = statistic || kind === "numeric";
   body.replaceChildren(
-    figures([["Kind", kind, KINDS[kind]], ["Begins in layer", nameOf(tap)], ["Moved most", statistic.replaceAll("_", " ") || "—", statistic && `${signed(shift)} σ`], ["Left with the reference's mix", remaining === null ? "—" : `${signed(remaining)} σ`]]),
+    figures([["Kind", told ? kind : "—", told ? KINDS[kind] : null], ["Begins in layer", nameOf(tap)], ["Moved most", statistic.replaceAll("_", " ") || "—", statistic && `${signed(shift)} σ`], ["Left with the reference's mix", remaining === null ? "—" : `${signed(remaining)} σ`]]),
     el("div", { class: "grid" },
       el("div", {}, el("h3", {}, "Classes and routes whose share changed"), table("Mix of requests", [
         { head: "Group", left: true, cell: (one) => one.group }, { head: "Reference", cell: (one) => share(one.expected) }, { head: "Now", cell: (one) => share(one.seen) }, { head: "z", cell: (one) => signed(one.z) },
