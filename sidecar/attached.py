@@ -18,6 +18,7 @@ from sidecar.errors import ConfigError, ModelError
 from sidecar.export.activations import ActivationCollector
 from sidecar.export.exposition import Exposition
 from sidecar.model import STOP_SECONDS, Model
+from sidecar.recall import Memory
 from sidecar.runtime.attached import AttachedRuntime
 from sidecar.runtime.modules import first_tensor
 from sidecar.server import tls
@@ -30,7 +31,7 @@ class Attached:
     """Watches `module` from the moment it is made until `close`; also a context manager.
 
     Every call of the module is a batch, and every row of it a request; without a batch dimension the call is one. Of
-    calls that overlap in time, one is observed. port: of metrics, health and status.
+    calls that overlap in time, one is observed. port: of metrics, health, status, the API and the page.
 
     Raises ConfigError or BaselineError for wrong settings, with no hook left behind. A model that fails its self-check
     runs as before and is not observed: `/readyz` and the log say why.
@@ -48,7 +49,10 @@ class Attached:
             stack.callback(self._runtime.remove)
             self._model = Model(chosen, settings, clock, self._runtime)
             watched, window = [self._model.watched()], settings.drift.window_seconds
+            memory = Memory(settings, watched, clock)
+            memory.remember(watched[0])
             registry = CollectorRegistry()
+            memory.register(registry)
             registry.register(ActivationCollector(watched, window, settings.export.max_series))
             tokens, certificates = Tokens(settings.server), tls.certificates(settings.server)
             console = application(
@@ -58,11 +62,15 @@ class Attached:
                 lambda authorization: tokens.role(authorization) is not Role.NOBODY,
                 lambda: (),
                 lambda: False,
+                memory.store,
+                memory.api.routes(),
                 keep_seconds=settings.capture.drain_seconds,
             )
             http = HttpServer(console, settings.server, certificates.context() if certificates else None)
             self.port = http.start()
             stack.callback(http.stop, STOP_SECONDS)
+            memory.start()
+            stack.callback(memory.stop, STOP_SECONDS)
             self._watch(module, stack)
             self._stack = stack.pop_all()
 
@@ -72,8 +80,12 @@ class Attached:
         if observation is None:
             self._runtime.remove()
             return
+        stack.callback(observation.timeline.close)
         stack.callback(observation.stop, STOP_SECONDS)
         self._recorder = observation.recorder
+        self._tells_outputs = self._recorder.keeps_outputs and not self._model.settings.device.startswith(
+            "cuda"
+        )
         shield = self._recorder.guard.shield
         before: Callable[..., None] = shield("sampling", self._before, None)
         after: Callable[..., None] = shield("sampling", self._after, None)
@@ -96,12 +108,15 @@ class Attached:
         else:
             self._busy.release()
 
-    def _after(self, *_: object) -> None:
+    def _after(self, _module: nn.Module, _args: object, output: object) -> None:
         started, watched = self._running.batches.pop()
-        if watched:
-            watched.close()
         with self._counting:
             self._model.executor.seconds += time.perf_counter() - started
+        if watched:
+            with watched:
+                # The call that raised has none, and for those on a GPU the server would have to wait.
+                if output is not None and self._tells_outputs:
+                    self._recorder.answered(self._runtime.named(output))
 
     def _requests(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[InferRequest]:
         x = first_tensor((args, kwargs))

@@ -145,4 +145,6 @@ class Model:
             observation.timeline if observation else None,
             observation.monitor if observation else None,
             (lambda: observation.outliers) if observation else dict,
+            observation.strongest if observation else None,
+            observation.replay if observation else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,16 +11,17 @@ import numpy as np
 import torch
 
 from sidecar import capture
-from sidecar.capture import UNKNOWN_DIMENSION, Drainer, Guard, Placement, Recorder
+from sidecar.capture import UNKNOWN_DIMENSION, Drainer, Guard, Placement, Recorder, Reservoir
 from sidecar.drift import DriftMonitor, Reference
 from sidecar.errors import ModelError
-from sidecar.runtime import Runtime
+from sidecar.replay import Replay
+from sidecar.runtime import Runtime, vocabulary
 from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.runtime.trial import MODEL_FAULTS, attempt, batch_sizes
 from sidecar.settings import ModelSettings, Settings
 from sidecar.sketch import Reading
 from sidecar.sketch.tap import OUTLIER
-from sidecar.timeline import Timeline
+from sidecar.timeline import Strongest, Timeline
 from sidecar.types import Clock, InferRequest, Tap, Tensor, TracedOutlier
 
 _log = logging.getLogger("sidecar.models")
@@ -31,12 +33,15 @@ class Observation:
 
     silent: taps that saw nothing of the requests that were sampled last.
     outliers: the last of each tap in a request with a trace.
+    strongest: the requests that drove each channel most. replay: of inputs, where some are kept.
     """
 
     taps: tuple[Tap, ...]
     recorder: Recorder
     timeline: Timeline
     monitor: DriftMonitor
+    strongest: Strongest
+    replay: Replay | None
     drainer: Drainer = field(init=False)
     silent: tuple[Tap, ...] = ()
     outliers: dict[Tap, TracedOutlier] = field(default_factory=dict)
@@ -79,6 +84,7 @@ def observe(
         clock=clock,
         shared=settings.instances > 1,
         outputs=capture.Outputs(logits, slots) if logits else None,
+        inputs=_reservoir(settings, everything, clock),
     )
     if settings.ragged:
         recorder.tells_padding = _tells_padding(settings, plan)
@@ -103,16 +109,43 @@ def observe(
         reference,
         np.random.default_rng(everything.drift.seed),
     )
-    observation = Observation(taps, recorder, timeline, monitor)
+    strongest = Strongest(taps, everything.drift.keep_request_ids)
+    replay = _replay(model, settings, plan, recorder.inputs, everything.capture.near_zero)
+    observation = Observation(taps, recorder, timeline, monitor, strongest, replay)
 
     def sink(reading: Reading) -> None:
         observation.silent = reading.silent
         observation.outliers = observation.outliers | reading.traced_outliers(OUTLIER)
         timeline.add(reading)
+        strongest.add(reading)
         monitor.observe(reading)
 
     observation.drainer = Drainer(recorder, sink, everything.capture.drain_seconds, clock)
     return observation
+
+
+def _reservoir(settings: ModelSettings, everything: Settings, clock: Clock) -> Reservoir | None:
+    most = everything.console.keep_inputs
+    if most and torch.device(settings.device).type != "cpu":
+        _log.warning(
+            "console.keep_inputs keeps none of %s: inputs are run again on a CPU only", settings.name
+        )
+        return None
+    return Reservoir(most, random.Random(everything.drift.seed), clock) if most else None
+
+
+def _replay(
+    model: Runtime,
+    settings: ModelSettings,
+    plan: Sequence[Placement],
+    reservoir: Reservoir | None,
+    near_zero: float,
+) -> Replay | None:
+    if reservoir is None:
+        return None
+    words = vocabulary.read(settings.path) if settings.path else {}
+    batched = settings.batching.max_rows > 0
+    return Replay(model, plan, reservoir, batched=batched, near_zero=near_zero, words=words)
 
 
 def _tells_padding(settings: ModelSettings, plan: Sequence[Placement]) -> bool:

@@ -482,6 +482,9 @@ class ConsoleSettings(Section):
     min_requests: fewest observed requests that an answer may be about. Activations can be inverted to what caused
         them, so an aggregate of very few requests is as secret as the requests; 1 withholds nothing.
     budget: share of one core that answers may take on average; beyond it they are refused for a while.
+    keep_inputs: of each model version the inputs of so many observed requests are kept in memory, chosen at random,
+        64 MiB at most; the page shows them and runs them again to tell what drives a neuron. 0 keeps none. Whoever may
+        ask the API sees them as they are. On a CPU only.
     baselines: name -> file of a baseline that may be looked at and compared with.
     replicas: name -> HTTP address, `http://host:8002`, of another sidecar whose window may be.
     replica_token_file: file with the bearer token that the replicas ask for.
@@ -489,6 +492,7 @@ class ConsoleSettings(Section):
 
     min_requests: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     budget: Annotated[float, Field(gt=0, le=64)] = 0.25
+    keep_inputs: Annotated[int, Field(ge=0, le=256)] = 0
     baselines: Mapping[Label, Path] = {}
     replicas: Mapping[Label, Annotated[str, Field(pattern=r"^https?://\S+$")]] = {}
     replica_token_file: Path | None = None

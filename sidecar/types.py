@@ -376,6 +376,43 @@ class Recorder(Protocol):
         """The batch that `open` announced has run."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptInput:
+    """A copy of what one observed request brought. Equal only to itself.
+
+    at: seconds since the epoch. inputs, rows: as in `InferRequest`.
+    """
+
+    id: str
+    at: float
+    inputs: Mapping[str, Tensor]
+    rows: int
+
+
+class Replay(Protocol):
+    """Inputs of a model version that were kept, and a way to run them again beside its requests.
+
+    batched: dimension 0 of the inputs is the batch. near_zero: |x| at or below it does not fire.
+    words: token id -> text, of an input `input_ids`; empty where they are not known.
+    passed_over: requests so far whose inputs were too large to be kept.
+    """
+
+    batched: bool
+    near_zero: float
+    words: Mapping[int, str]
+
+    @property
+    def passed_over(self) -> int: ...
+
+    def kept(self) -> Sequence[KeptInput]: ...
+
+    def activation(self, tap: Tap, kept: KeptInput) -> npt.NDArray[np.float32]:
+        """What the tap gives for it, float32[rows, positions, C]; one row where the model does not batch.
+
+        Called on one thread at a time. Raises ModelError where that is not possible.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class TelemetryStatus:
     """How the observation of one model fares: what exporters and readiness show of it.

@@ -39,6 +39,16 @@ class ActivationTelemetryStub:
                 request_serializer=telemetry__pb2.GetNeuronRequest.SerializeToString,
                 response_deserializer=telemetry__pb2.GetNeuronResponse.FromString,
                 _registered_method=True)
+        self.GetDrivers = channel.unary_unary(
+                '/sidecar.v1.ActivationTelemetry/GetDrivers',
+                request_serializer=telemetry__pb2.GetDriversRequest.SerializeToString,
+                response_deserializer=telemetry__pb2.GetDriversResponse.FromString,
+                _registered_method=True)
+        self.GetInputs = channel.unary_unary(
+                '/sidecar.v1.ActivationTelemetry/GetInputs',
+                request_serializer=telemetry__pb2.GetInputsRequest.SerializeToString,
+                response_deserializer=telemetry__pb2.GetInputsResponse.FromString,
+                _registered_method=True)
         self.GetMatrix = channel.unary_unary(
                 '/sidecar.v1.ActivationTelemetry/GetMatrix',
                 request_serializer=telemetry__pb2.GetMatrixRequest.SerializeToString,
@@ -99,6 +109,20 @@ class ActivationTelemetryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDrivers(self, request, context):
+        """The requests that drove one channel most, and the channels that share them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInputs(self, request, context):
+        """What the inputs that were kept do to one channel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetMatrix(self, request, context):
         """A statistic of every layer over time or training steps.
         """
@@ -154,6 +178,16 @@ def add_ActivationTelemetryServicer_to_server(servicer, server):
                     servicer.GetNeuron,
                     request_deserializer=telemetry__pb2.GetNeuronRequest.FromString,
                     response_serializer=telemetry__pb2.GetNeuronResponse.SerializeToString,
+            ),
+            'GetDrivers': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDrivers,
+                    request_deserializer=telemetry__pb2.GetDriversRequest.FromString,
+                    response_serializer=telemetry__pb2.GetDriversResponse.SerializeToString,
+            ),
+            'GetInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInputs,
+                    request_deserializer=telemetry__pb2.GetInputsRequest.FromString,
+                    response_serializer=telemetry__pb2.GetInputsResponse.SerializeToString,
             ),
             'GetMatrix': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMatrix,
@@ -311,6 +345,60 @@ class ActivationTelemetry:
             '/sidecar.v1.ActivationTelemetry/GetNeuron',
             telemetry__pb2.GetNeuronRequest.SerializeToString,
             telemetry__pb2.GetNeuronResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDrivers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.ActivationTelemetry/GetDrivers',
+            telemetry__pb2.GetDriversRequest.SerializeToString,
+            telemetry__pb2.GetDriversResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.ActivationTelemetry/GetInputs',
+            telemetry__pb2.GetInputsRequest.SerializeToString,
+            telemetry__pb2.GetInputsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,9 @@
 from sidecar.capture.drain import Drainer
 from sidecar.capture.governor import Governor, Spending
 from sidecar.capture.guard import Guard
+from sidecar.capture.inputs import Reservoir
 from sidecar.capture.instrument import observers
+from sidecar.capture.observe import as_rows
 from sidecar.capture.outputs import Outputs, logits_among
 from sidecar.capture.prices import prices
 from sidecar.capture.recorder import Recorder
@@ -20,7 +22,9 @@ __all__ = [
     "Outputs",
     "Placement",
     "Recorder",
+    "Reservoir",
     "Spending",
+    "as_rows",
     "choose",
     "logits_among",
     "observers",

@@ -13,6 +13,9 @@ from numba.extending import intrinsic
 
 from sidecar.capture.vector_block import BFLOAT16, FLOAT32, LANES
 
+# numba knows compiled code by the text of this file alone: a hash of what else goes into it, which a test holds.
+COMPILED_WITH = "ffade539ddbc2127"
+
 _CACHE_LINE = 64
 
 

@@ -48,6 +48,7 @@ from sidecar.capture.vector_block import (
     FLOAT16,
     FLOAT32,
     FOUND,
+    HELD,
     KEY_SHIFT,
     LANES,
     accumulate_bfloat16,
@@ -55,6 +56,9 @@ from sidecar.capture.vector_block import (
     accumulate_float32,
 )
 from sidecar.sketch import BINS, PROJECTIONS, SIGN_HASH
+
+# numba knows compiled code by the text of this file alone: a hash of what else goes into it, which a test holds.
+COMPILED_WITH = "350bc29733b7e1bb"
 
 # float32 adds up at most this many values of a channel, and then this many of such sums.
 _TILE_POSITIONS = 32
@@ -85,12 +89,13 @@ class _Bank(NamedTuple):
     absmax: Any
     fires: Any
     outliers: Any
+    peaks: Any
 
 
 class _Held(NamedTuple):
     """What is known of a tile's channels and not yet in the bank.
 
-    channels: float32[columns, 5, LANES] as `accumulate` leaves them, of so many positions[columns].
+    channels: float32[columns, HELD, LANES] as `accumulate` leaves them, of so many positions[columns].
     found: what `accumulate` says about the slot. line: float32[1, LANES], a column at one position.
     copy: float32[positions, columns * LANES], what does not lie in whole columns.
     """
@@ -111,8 +116,8 @@ def _sign(channel):
 
 
 @njit(cache=True, nogil=True)
-def _add_exactly(x, first, limits, bank, counts, moments, projection_address):
-    """The `n` values of x, which are channels from `first` on, one by one in float64; NaN and infinities by themselves.
+def _add_exactly(x, first, code, limits, bank, counts, moments, projection_address):
+    """The values of x, which are channels from `first` on, one by one in float64; NaN and infinities by themselves.
 
     The histogram has counted them all; non-finite ones are taken back.
     """
@@ -135,7 +140,9 @@ def _add_exactly(x, first, limits, bank, counts, moments, projection_address):
         size = abs(value)
         bank.sums[first + c] += value
         bank.squares[first + c] += value * value
-        bank.absmax[first + c] = max(bank.absmax[first + c], size)
+        if size > bank.absmax[first + c]:
+            bank.absmax[first + c] = size
+            bank.peaks[first + c] = code | np.int32(value < 0)
         projection[(first + c) % PROJECTIONS] += _sign(first + c) * np.float32(delta)
         moments[S1] += delta
         moments[S2] += delta * delta
@@ -170,7 +177,7 @@ def _add_to_slot(found, values, counts, moments):
 
 @njit(cache=True, nogil=True)
 def _add_columns(
-    source, kind, step, positions, tile, first, n, limits, held, bank, counts, moments, projection
+    source, kind, step, positions, tile, first, n, code, limits, held, bank, counts, moments, projection
 ):  # fmt: skip
     """`n` channels in columns at `source`, the first of them column `first` of the tile that begins at channel `tile`.
 
@@ -187,7 +194,7 @@ def _add_columns(
         arguments = (
             source, step, positions, left, limits.pivot, limits.near_zero, limits.smallest_normal, _LARGEST_FAST,
             held.channels[first + done].ctypes.data, held.found.ctypes.data, bank.histogram.ctypes.data,
-            tile + (first + done) * LANES, projection,
+            tile + (first + done) * LANES, projection, code,
         )  # fmt: skip
         if kind == FLOAT32:
             summed = accumulate_float32(*arguments)
@@ -206,7 +213,7 @@ def _add_columns(
             width = min(LANES, n - done * LANES)
             for p in range(positions):
                 copy_columns(source + p * step, kind, one, one, one, width, held.line)
-                _add_exactly(held.line[0, :width], channel, limits, bank, counts, moments, projection)
+                _add_exactly(held.line[0, :width], channel, code, limits, bank, counts, moments, projection)
             done += 1
             source += LANES * size
     bank.histogram[0, _ZERO] -= (columns * LANES - n) * positions
@@ -215,7 +222,8 @@ def _add_columns(
 # In line, because the call itself costs as much as a short row.
 @njit(cache=True, nogil=True, forceinline=True)
 def _add_tile(
-    address, kind, position_step, channel_step, positions, tile, n, limits, held, bank, counts, moments, projection
+    address, kind, position_step, channel_step, positions, tile, n, code, limits, held, bank, counts, moments,
+    projection,
 ):  # fmt: skip
     """x[positions, n], with strides in elements, whose channels begin at `tile`: in place what lies in columns."""
     size = 4 if kind == FLOAT32 else 2
@@ -231,6 +239,7 @@ def _add_tile(
             tile,
             np.int64(0),
             read,
+            code,
             limits,
             held,
             bank,
@@ -249,6 +258,7 @@ def _add_tile(
             tile,
             whole,
             n - read,
+            code,
             limits,
             held,
             bank,
@@ -270,7 +280,10 @@ def _fold(held, n, tile, pivot, bank):
             squares = np.float64(held.channels[column, 1, lane])
             bank.sums[at + lane] += delta + seen * pivot
             bank.squares[at + lane] += squares + 2.0 * pivot * delta + seen * pivot * pivot
-            bank.absmax[at + lane] = max(bank.absmax[at + lane], np.float64(held.channels[column, 2, lane]))
+            size = np.float64(held.channels[column, 2, lane])
+            if size > bank.absmax[at + lane]:
+                bank.absmax[at + lane] = size
+                bank.peaks[at + lane] = tallies[column, 5, lane]
             bank.fires[at + lane] += tallies[column, 3, lane]
             bank.outliers[at + lane] += tallies[column, 4, lane]
     held.channels[:] = 0
@@ -290,7 +303,7 @@ def _zeros(histogram):
 def observe(
     address, kind, rows, positions, channels, row_step, position_step, channel_step,
     row_slot_address, rows_per_slot, bank_address, histogram_address, integers_address, floats_address,
-    projections_address, slots, near_zero,
+    projections_address, peaks_address, slots, near_zero,
 ):  # fmt: skip
     """Fold x[rows, positions, channels] (element strides given) into the bank that is being written.
 
@@ -304,13 +317,14 @@ def observe(
     integers = carray(pointer(integers_address, np.int64(0)), (2, integer_cells))[writing]
     floats = carray(pointer(floats_address, np.float64(0)), (2, float_cells))[writing]
     projections = projections_address + writing * slots * PROJECTIONS * 4
+    peaks = carray(pointer(peaks_address, np.int64(0)), (2, channels))[writing]
     row_slot = carray(pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
     slot_counts = integers[2 * channels : 2 * channels + slots * SLOT_COUNTS].reshape((slots, SLOT_COUNTS))
     of_channels = floats[PIVOT_CELLS : PIVOT_CELLS + 3 * channels].reshape((3, channels))
     slot_sums = floats[PIVOT_CELLS + 3 * channels :].reshape((slots, SLOT_SUMS))
     bank = _Bank(
         histogram, of_channels[0], of_channels[1], of_channels[2],
-        integers[:channels], integers[channels : 2 * channels],
+        integers[:channels], integers[channels : 2 * channels], peaks,
     )  # fmt: skip
     # float16's smallest normal is 2**-14; bfloat16 has float32's exponents.
     smallest_normal = np.uint32(0x38800000) if kind == FLOAT16 else np.uint32(0x00800000)
@@ -322,7 +336,7 @@ def observe(
         width = min(width, _COPY_CELLS // tall // LANES * LANES)
     copied = LANES if channel_step == 1 else width
     held = _Held(
-        aligned(5 * width).reshape((width // LANES, 5, LANES)), np.zeros(width // LANES, np.int32),
+        aligned(HELD * width).reshape((width // LANES, HELD, LANES)), np.zeros(width // LANES, np.int32),
         np.empty(FOUND, np.float64), np.empty((1, LANES), np.float32), aligned(tall * copied).reshape((tall, copied)),
     )  # fmt: skip
     element = 4 if kind == FLOAT32 else 2
@@ -345,7 +359,7 @@ def observe(
                 offset = row * row_step + p * position_step + tile * channel_step
                 _add_tile(
                     address + offset * element, kind, position_step, channel_step, min(tall, positions - p),
-                    tile, n, limits, held, bank, counts, moments, projection,
+                    tile, n, np.int32(2 * slot), limits, held, bank, counts, moments, projection,
                 )  # fmt: skip
                 tiles += 1
                 if tiles == _TILES_HELD:

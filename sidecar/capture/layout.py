@@ -11,6 +11,8 @@ so neither waits. Per bank:
   absmax[C], then the power sums about the pivot and the extremes of each slot
 - projections float32[slots, PROJECTIONS]: of each slot the sums of its channels about the pivot, as `sketch.project`
   has them; [slots, 0] on a GPU, whose kernels leave them out
+- peaks int64[C]: where each channel's absmax stands, twice its slot, and one more where the value is negative; of
+  no meaning where absmax is 0. [0] on a GPU, whose kernels leave them out
 
 A slot belongs to one sampled request. What is known of the whole tap is the sum over its slots.
 """

@@ -1,6 +1,6 @@
 """`sidecar::observe`: the op that stands in the model's graph and folds an activation into a tap's state.
 
-It returns nothing and mutates four buffers, so it runs alike in eager hooks, under `torch.compile`, in
+It returns nothing and mutates five buffers, so it runs alike in eager hooks, under `torch.compile`, in
 captured graphs and after `torch.export`. `layout` says what the buffers hold.
 """
 
@@ -23,7 +23,7 @@ _LIBRARY: Any = Library("sidecar", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     "observe(Tensor x, int channel_dim, Tensor row_slot, int rows_per_slot, Tensor bank, "
     "Tensor(a!) histogram, Tensor(b!) integers, Tensor(c!) floats, Tensor(d!) projections, "
-    "int slots, float near_zero) -> ()"
+    "Tensor(e!) peaks, int slots, float near_zero) -> ()"
 )
 
 
@@ -47,12 +47,13 @@ class OpState(NamedTuple):
     integers: torch.Tensor
     floats: torch.Tensor
     projections: torch.Tensor
+    peaks: torch.Tensor
     slots: int
     near_zero: float
 
     def addresses(self) -> tuple[float, ...]:
         """The CPU kernel's arguments after x. They stay true as long as the tensors live."""
-        state = (self.bank, self.histogram, self.integers, self.floats, self.projections)
+        state = (self.bank, self.histogram, self.integers, self.floats, self.projections, self.peaks)
         pointers = (tensor.data_ptr() for tensor in state)
         return (self.row_slot.data_ptr(), self.rows_per_slot, *pointers, self.slots, self.near_zero)
 

@@ -17,6 +17,7 @@ import torch
 
 from sidecar.capture.banks import banks_on
 from sidecar.capture.guard import Guard
+from sidecar.capture.inputs import Reservoir
 from sidecar.capture.outputs import Outputs
 from sidecar.capture.prices import Price
 from sidecar.capture.sampling import Choose, Sample
@@ -41,6 +42,7 @@ class Recorder:
         is being observed; where only one does, that batch is stuck. slots: sampled requests between two drains.
     sampled, dropped: requests so far; exported as metrics.
     outputs: keeps what a classifier answers; None of other models.
+    inputs: keeps copies of some requests' inputs; None where none are to be kept.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
     padded: where that batch has padding in what is observed, first row, end and length of each observed request, and
         bucket is the length of all; else empty.
@@ -54,7 +56,7 @@ class Recorder:
     def __init__(
         self, choose: Choose, guard: Guard, *,
         slots: int, max_rows: int, device: torch.device, clock: Clock, shared: bool = False,
-        outputs: Outputs | None = None,
+        outputs: Outputs | None = None, inputs: Reservoir | None = None,
     ) -> None:  # fmt: skip
         self.guard = guard
         self.sampled = 0
@@ -79,6 +81,8 @@ class Recorder:
         self._ids = [[""] * slots for _ in range(2)]
         self._parameters: list[list[Mapping[str, Parameter]]] = [[{}] * slots for _ in range(2)]
         self._outputs = outputs
+        self.inputs = inputs
+        self._keep = guard.shield("sampling", self._offer, None)
         self._running = threading.Lock()
         self._observing = False
         self._occupied = "busy" if shared else "stuck"
@@ -145,8 +149,19 @@ class Recorder:
         self._batches[self._writing] += 1
         self.rows, self.bucket = row, requests[0].bucket
         self.padded = observed if has_padding else []
-        self.sampled += sampled if counted else 0
+        if counted:
+            self.sampled += sampled
+            self._keep(requests, chosen)
         return True
+
+    def _offer(self, requests: Sequence[InferRequest], chosen: Sequence[Sample | None]) -> None:
+        if self.inputs is None:
+            return
+        started = time.perf_counter_ns()
+        for request, sample in zip(requests, chosen, strict=True):
+            if sample is not None:
+                self.inputs.offer(request)
+        self.nanoseconds += time.perf_counter_ns() - started
 
     def _answered(self, outputs: Mapping[str, Tensor]) -> None:
         """What the batch that `open` announced gave; called before `close`."""
@@ -198,11 +213,13 @@ class Recorder:
     def _read(self, bank: int) -> Reading:
         used = self._used[bank]
         weights, common = self._weights[bank, :used].copy(), self._common[bank, :used].copy()
-        sketches, rows = {}, {}
+        sketches, rows, peaks = {}, {}, {}
         contents = self.banks.fetch(self.states, bank)
         for (tap, state), held in zip(self.states.items(), contents, strict=True):
             sketches[tap], seen = state.decode(held, used)
             rows[tap] = replace(seen, weights=weights, common=common)
+            if found := state.found_peaks(held):
+                peaks[tap] = found
         self.banks.clear(self.states, bank, used, [_pivot(sketch.moments) for sketch in sketches.values()])
         self._used[bank] = 0
         return Reading(
@@ -214,12 +231,18 @@ class Recorder:
             traces=tuple(self._traces[bank][:used]),
             parameters=tuple(self._parameters[bank][:used]),
             outputs=self._outputs.take(bank, used) if self._outputs else None,
+            peaks=peaks,
         )
 
     def _charge(self, bank: int, reading: Reading) -> None:
         for tap, price in self.prices.items():
             self.charged += price.of(self._batches[bank], reading.sketches[tap].counts.values)
         self._batches[bank] = 0
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """`answered` has something to do."""
+        return self._outputs is not None
 
     def memory(self) -> int:
         """Bytes of state on the device."""

@@ -17,6 +17,7 @@ from sidecar.sketch import (
     Counts,
     Histogram,
     Moments,
+    Peaks,
     RequestRows,
     TapSketch,
     project,
@@ -25,7 +26,7 @@ from sidecar.sketch import (
 Array = npt.NDArray[Any]
 
 Contents = tuple[Array, ...]
-"""histogram, integers, floats and projections of one bank, on the host."""
+"""histogram, integers, floats, projections and peaks of one bank, on the host."""
 
 _ROUNDING = 1e-6
 """Power sums are float32 within a tile, so less than this share of one is rounding."""
@@ -41,17 +42,20 @@ class TapState(nn.Module):
     integers: torch.Tensor
     floats: torch.Tensor
     projections: torch.Tensor
+    peaks: torch.Tensor
 
     def __init__(self, channels: int, slots: int, device: torch.device) -> None:
         super().__init__()
         self.channels, self.slots = channels, slots
         self._ones = project(np.ones(channels))
-        tables = layout.HISTOGRAM_TABLES if device.type == "cpu" else 1
+        on_cpu = device.type == "cpu"
+        tables = layout.HISTOGRAM_TABLES if on_cpu else 1
         shapes = {
             "histogram": ((tables, BINS), torch.int32),
             "integers": ((layout.integer_cells(channels, slots),), torch.int64),
             "floats": ((layout.float_cells(channels, slots),), torch.float64),
-            "projections": ((slots, PROJECTIONS if device.type == "cpu" else 0), torch.float32),
+            "projections": ((slots, PROJECTIONS if on_cpu else 0), torch.float32),
+            "peaks": ((channels if on_cpu else 0,), torch.int64),
         }
         for name, (shape, dtype) in shapes.items():
             buffer = torch.zeros(layout.BANKS, *shape, dtype=dtype, device=device)
@@ -93,9 +97,9 @@ class TapState(nn.Module):
         return tuple(piece.view(like.dtype).view(like.shape[1:]).numpy() for piece, like in pieces)
 
     @property
-    def held(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def held(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """What the op writes, in the order of its arguments."""
-        return self.histogram, self.integers, self.floats, self.projections
+        return self.histogram, self.integers, self.floats, self.projections, self.peaks
 
     def read(self, bank: int, used: int) -> tuple[TapSketch, RequestRows]:
         """`decode` of a bank that lies on the host."""
@@ -106,7 +110,7 @@ class TapState(nn.Module):
 
         It keeps nothing of `contents`.
         """
-        tables, integers, floats, projections = contents
+        tables, integers, floats, projections, _ = contents
         width = self.channels
         counts = integers[2 * width : 2 * width + used * layout.SLOT_COUNTS].reshape(used, layout.SLOT_COUNTS)
         first = layout.PIVOT_CELLS
@@ -139,6 +143,15 @@ class TapState(nn.Module):
         )
         means = self._mean_projections(projections[:used], counts[:, layout.POSITIONS], pivot)
         return sketch, RequestRows(_row_statistics(counts, sums, pivot), projections=means)
+
+    def found_peaks(self, contents: Contents) -> Peaks | None:
+        """Which request drove each channel of a bank most; None where the kernels do not say. It keeps nothing."""
+        *_, floats, _, codes = contents
+        if not codes.size:
+            return None
+        first = layout.PIVOT_CELLS + 2 * self.channels
+        absmax = floats[first : first + self.channels].astype(np.float32)
+        return Peaks(np.where(absmax > 0, codes >> 1, -1), np.where(codes & 1, -absmax, absmax))
 
     def _mean_projections(self, sums: Array, positions: Array, pivot: float) -> Array:
         """As in `RequestRows`, of sums about the pivot."""

@@ -6,8 +6,8 @@ loads and stores each channel's sums for every value. Columns follow one another
 line of each position is fetched some columns ahead, because hardware does not see a stream in strides of pages.
 
 The vectors are LLVM's own, so a processor of any width compiles them: one register of AVX-512, two of AVX2,
-four of NEON. numba keeps what it compiled by the age of the file that calls it: touch `kernel_cpu` after a change
-here.
+four of NEON. numba does not see a change here: `COMPILED_WITH` of the files that call it has to
+follow.
 """
 
 # mypy: ignore-errors
@@ -29,6 +29,8 @@ from sidecar.sketch import BINS, PROJECTIONS, SIGN_HASH
 FLOAT32, BFLOAT16, FLOAT16 = 0, 1, 2
 LANES = 16
 FOUND = 9
+HELD = 6
+"""Vectors of 4-byte cells that are held of a column: those of `_OF_CHANNELS`, and where absmax stands."""
 KEY_SHIFT = 20
 """The top 12 bits of a float32, less one so that upper edges are included, name its bin."""
 
@@ -190,10 +192,19 @@ def _count_keys(v: _Vectors, bits: ir.Value, tables: list[ir.Value]) -> None:
             b.store(b.add(b.load(cell), _INT32(1)), cell)
 
 
-def _add_to_channels(v: _Vectors, result: dict[str, ir.Value], cell: ir.Value) -> None:
-    for name in _OF_CHANNELS:
-        v.store(v.join(name, v.load(cell, result[name].type), result[name]), cell)
-        cell = v.builder.add(cell, _INT64(4 * LANES))
+def _add_to_channels(v: _Vectors, result: dict[str, ir.Value], cells: ir.Value, code: ir.Value) -> None:
+    """code: of the slot, as `peaks` has it of a positive value."""
+    b = v.builder
+    for place, name in enumerate((*_OF_CHANNELS, "peak")):
+        cell = b.add(cells, _INT64(4 * LANES * place))
+        before = v.load(cell, result[name].type if name in result else _INTS)
+        if name == "absmax":
+            higher = b.icmp_unsigned(">", result[name], before)
+        if name == "peak":
+            negative = b.fcmp_ordered(">", b.fneg(result["minimum"]), result["maximum"])
+            v.store(b.select(higher, b.or_(v.splat(code), b.zext(negative, _INTS)), before), cell)
+        else:
+            v.store(v.join(name, before, result[name]), cell)
 
 
 def _with_signs(v: _Vectors, total: ir.Value, column: ir.Value) -> ir.Value:
@@ -227,7 +238,7 @@ def _move_powers(b: ir.IRBuilder, slot: dict[str, ir.Value], powers: dict[str, i
 def _sum_columns(b: ir.IRBuilder, kind: int, args: list[ir.Value]) -> ir.Value:
     """The code of `accumulate`."""
     source, step, positions, channels, pivot, near_zero, smallest_normal, largest = args[:8]
-    sums, found, histogram, first_channel, projection = args[8:]
+    sums, found, histogram, first_channel, projection, code = args[8:]
     first_column = b.trunc(b.sdiv(first_channel, _INT64(LANES)), _INT32)
     element_bytes = 4 if kind == FLOAT32 else 2
     v = _Vectors(b)
@@ -263,7 +274,8 @@ def _sum_columns(b: ir.IRBuilder, kind: int, args: list[ir.Value]) -> ir.Value:
         beyond = b.bitcast(b.icmp_unsigned(">", result["absmax"], v.splat(largest)), ir.IntType(LANES))
         with cgutils.if_unlikely(b, cgutils.is_not_null(b, beyond)):
             outer.do_break()
-        _add_to_channels(v, result, b.add(sums, b.mul(outer.index, _INT64(4 * LANES * len(_OF_CHANNELS)))))
+        cells = b.add(sums, b.mul(outer.index, _INT64(4 * LANES * HELD)))
+        _add_to_channels(v, result, cells, code)
         left = v.splat(b.trunc(b.sub(channels, b.mul(outer.index, _INT64(LANES))), _INT32))
         own = b.icmp_signed("<", ir.Constant(_INTS, list(range(LANES))), left)
         for name, kept in slot.items():
@@ -295,7 +307,7 @@ def _accumulate_of(kind: int) -> Any:
     def accumulate(
         typingctx: Any, source: Any, step: Any, positions: Any, channels: Any,
         pivot: Any, near_zero: Any, smallest_normal: Any, largest: Any, sums: Any, found: Any, histogram: Any,
-        first_channel: Any, projection: Any,
+        first_channel: Any, projection: Any, code: Any,
     ) -> Any:  # fmt: skip
         """Columns of `channels` channels from address `source` on -> how many columns were summed.
 
@@ -304,15 +316,16 @@ def _accumulate_of(kind: int) -> Any:
         there, but those after the last channel are known to nothing but their own sums and the histogram.
         smallest_normal, largest: as bits of a float32.
 
-        sums: 4-byte cells [columns, 5, LANES], added to: sum and squares about the pivot, bits of absmax, fires,
-        outliers. found: float64[FOUND], overwritten with what the summed columns hold together: four power sums,
-        minimum, maximum, fires, outliers, subnormals. histogram: int32[HISTOGRAM_TABLES, BINS], added to; 0.0 counts
-        in the last bin, -0.0 in the last of the positive ones. projection: float32[PROJECTIONS], to which the slot's
-        sums are added as in `sketch.project`; the first channel is `first_channel`. All are addresses.
+        sums: 4-byte cells [columns, HELD, LANES], added to: sum and squares about the pivot, bits of absmax, fires,
+        outliers, and where absmax rose `code`, with one more where the value is negative. found: float64[FOUND],
+        overwritten with what the summed columns hold together: four power sums, minimum, maximum, fires, outliers,
+        subnormals. histogram: int32[HISTOGRAM_TABLES, BINS], added to; 0.0 counts in the last bin, -0.0 in the last of
+        the positive ones. projection: float32[PROJECTIONS], to which the slot's sums are added as in `sketch.project`;
+        the first channel is `first_channel`. All are addresses.
         """
         wide, single, bits = types.int64, types.float32, types.uint32
         signature = types.int64(
-            wide, wide, wide, wide, single, single, bits, bits, wide, wide, wide, wide, wide
+            wide, wide, wide, wide, single, single, bits, bits, wide, wide, wide, wide, wide, types.int32
         )
         return signature, lambda context, builder, signature, args: _sum_columns(builder, kind, args)
 

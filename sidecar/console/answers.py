@@ -147,6 +147,91 @@ class NeuronAnswer(Answer):
     reference_stddev: Number | None
 
 
+class DriverAnswer(Answer):
+    id: Annotated[
+        str | None,
+        Field(description="As drift.keep_request_ids has it; null for none, or a request without."),
+    ]
+    value: Annotated[
+        Number, Field(description="The channel's largest magnitude in the request, with its sign.")
+    ]
+    at: Annotated[Number, Field(description="Seconds since the epoch at which the request was drained.")]
+
+
+class AlikeAnswer(Answer):
+    channel: int
+    shared: Annotated[
+        int, Field(description="How many of the requests listed are among the strongest of this channel.")
+    ]
+
+
+class DriversAnswer(Answer):
+    """Of each drain the request that drove the channel most; of these the strongest eight since the start."""
+
+    tap: TapAnswer
+    channel: int
+    detail: Annotated[str, Field(description="Why nothing is told; empty where something is.")]
+    observed: Annotated[int, Field(description="Requests that were observed since the start.")]
+    requests: list[DriverAnswer]
+    alike: list[AlikeAnswer]
+
+
+class CellsAnswer(Answer):
+    """Cells that are not empty, from the most negative up, and the exact quantiles."""
+
+    lower: list[Number]
+    upper: list[Number]
+    count: list[int]
+    total: int
+    quantiles: Annotated[dict[str, Number], Field(description="p01, p05, p25, p50, p75, p95 and p99.")]
+
+
+class TogetherAnswer(Answer):
+    """fires, both: share of the inputs in which the channel fires, and in which both do."""
+
+    channel: int
+    correlation: Annotated[Number, Field(description="Over positions.")]
+    fires: Number
+    both: Number
+    lift: Annotated[
+        Number, Field(description="How many times as often as if neither channel knew of the other.")
+    ]
+
+
+class ShownTensor(Answer):
+    """One input of a row. Integers and strings come as `pieces`, everything else as `numbers`."""
+
+    name: str
+    datatype: str
+    shape: Annotated[list[int], Field(description="Without the batch dimension.")]
+    numbers: Annotated[list[Number], Field(description="At most the first 4,096.")]
+    pieces: Annotated[list[str], Field(description="At most the first 4,096.")]
+
+
+class ShownInput(Answer):
+    """A row of a kept input: the one in which the channel is largest."""
+
+    id: str | None
+    at: Number
+    peak: Annotated[Number, Field(description="The largest magnitude, with its sign.")]
+    positions: Annotated[
+        list[Number], Field(description="The channel at each position, at most the first 4,096.")
+    ]
+    tensors: list[ShownTensor]
+
+
+class InputsAnswer(Answer):
+    tap: TapAnswer
+    channel: int
+    detail: Annotated[str, Field(description="Why nothing is told; empty where something is.")]
+    kept: Annotated[int, Field(description="Inputs that are kept now.")]
+    rerun: Annotated[int, Field(description="How many of them were run again so far.")]
+    passed_over: Annotated[int, Field(description="Requests whose inputs were too large to be kept.")]
+    histogram: CellsAnswer | None
+    together: Annotated[list[TogetherAnswer], Field(description="Other channels, the most correlated first.")]
+    inputs: Annotated[list[ShownInput], Field(description="The largest magnitude first.")]
+
+
 class NeuronRow(Answer):
     channel: int
     mean: Number

@@ -17,12 +17,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sidecar.console import answers, comparisons, course, layers, questions
+from sidecar.console import answers, comparisons, course, drivers, layers, questions
 from sidecar.console.answers import Answer
 from sidecar.console.budget import Budget
 from sidecar.console.elsewhere import Elsewhere, Place
 from sidecar.console.openapi import Method, document
 from sidecar.console.questions import Question
+from sidecar.console.reruns import Reruns
 from sidecar.console.scope import Scope
 from sidecar.drift import Reference
 from sidecar.errors import (
@@ -44,6 +45,9 @@ _log = logging.getLogger(__name__)
 WAITING = 32
 """Questions that wait for the one being answered; more are refused."""
 
+REPLAYS_WAITING = 2
+"""The same of those for which inputs are run again: a connection lasts ten seconds, and each may take three."""
+
 METHODS: Mapping[str, Method] = {
     "ListTaps": Method("taps", questions.TapsQuestion, answers.TapsAnswer, comparisons.taps),
     "GetLayer": Method("layer", questions.LayerQuestion, answers.LayerAnswer, layers.layer),
@@ -52,6 +56,10 @@ METHODS: Mapping[str, Method] = {
     ),
     "ListNeurons": Method("neurons", questions.NeuronsQuestion, answers.NeuronsAnswer, layers.neurons),
     "GetNeuron": Method("neuron", questions.NeuronQuestion, answers.NeuronAnswer, course.neuron),
+    "GetDrivers": Method("drivers", questions.DriversQuestion, answers.DriversAnswer, drivers.drivers),
+    "GetInputs": Method(
+        "inputs", questions.InputsQuestion, answers.InputsAnswer, drivers.inputs, runs_model=True
+    ),
     "GetMatrix": Method("matrix", questions.MatrixQuestion, answers.MatrixAnswer, course.matrix),
     "GetDrift": Method("drift", questions.DriftQuestion, answers.DriftAnswer, comparisons.drift),
     "ListBaselines": Method(
@@ -82,8 +90,16 @@ class Sources:
     elsewhere: Elsewhere
 
 
+class _Lane:
+    """A thread, and how many questions wait for it."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self.most, self.waiting = most, 0
+
+
 class Api:
-    """Answers questions one after the other, on a thread of its own.
+    """Answers questions one after the other, on a thread of its own; those that run the model on a second one.
 
     clock: seconds since the epoch. monotonic: seconds that only go forward.
     """
@@ -94,12 +110,14 @@ class Api:
         self._sources, self._clock = sources, clock
         self._min_requests = settings.min_requests
         self._budget = Budget(settings.budget, monotonic)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sidecar-api")
-        self._waiting = 0
+        self._reruns = Reruns(settings.budget, monotonic)
+        self._usual = _Lane("sidecar-api", WAITING)
+        self._replays = _Lane("sidecar-replay", REPLAYS_WAITING)
 
     def close(self) -> None:
         self._sources.elsewhere.close()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for lane in (self._usual, self._replays):
+            lane.thread.shutdown(wait=True, cancel_futures=True)
 
     async def ask(self, name: str, given: Mapping[str, object], render: Callable[[Answer], T]) -> T:
         """The rendered answer of one of METHODS. Raises RequestError, as in HTTP_STATUS."""
@@ -109,15 +127,16 @@ class Api:
         except ValidationError as error:
             raise InvalidInputError("; ".join(map(_sentence, error.errors()))) from None
         self._budget.admit()
-        if self._waiting >= WAITING:
-            raise OverloadedError(f"{WAITING} questions wait already; try again in 1 s")
-        self._waiting += 1
+        lane = self._replays if method.runs_model else self._usual
+        if lane.waiting >= lane.most:
+            raise OverloadedError(f"{lane.most} questions wait already; try again in 1 s")
+        lane.waiting += 1
         try:
             elsewhere = await self._sources.elsewhere.references(question.ranges, self._budget.charge)
             answering = functools.partial(self._answer, method, question, elsewhere, render)
-            return await asyncio.get_running_loop().run_in_executor(self._thread, answering)
+            return await asyncio.get_running_loop().run_in_executor(lane.thread, answering)
         finally:
-            self._waiting -= 1
+            lane.waiting -= 1
 
     def _answer(
         self,
@@ -138,13 +157,16 @@ class Api:
                     self._clock,
                     elsewhere,
                     sources.elsewhere.sources,
+                    self._reruns if method.runs_model else None,
                 )
                 return render(method.answer_to(scope, question))
         except StoreError as error:
             _log.error("a question could not be answered: %s", error)
             raise NotReadyError("the store cannot be read now; the log says why") from error
         finally:
-            self._budget.charge(time.thread_time() - began)
+            # Running the model again keeps to the budget by its rests.
+            if not method.runs_model:
+                self._budget.charge(time.thread_time() - began)
 
     def routes(self) -> list[Route]:
         """One for each method, and the OpenAPI document."""

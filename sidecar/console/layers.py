@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from sidecar.timeline.statistics import statistics
 
 SPIKE_SIGMAS = 6.0
 SATURATED = 0.99
-_QUANTILES = {"p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
+QUANTILES = {"p01": 0.01, "p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95, "p99": 0.99}
 _CELLS_PER_OCTAVE = 8
 
 
@@ -57,29 +58,34 @@ def histogram(scope: Scope, asked: HistogramQuestion) -> HistogramAnswer:
     reference = scope.reference(seen.subject, tap)
     ours = sketch.histogram.signed()
     theirs = reference.histogram.signed() if reference else np.zeros_like(ours)
-    filled = np.flatnonzero(ours + theirs)
-    lower, upper = bounds()
-    middle = ours.size // 2
-    depth = np.abs(filled - middle) - 1
-    # The zeros are a cell of their own, left of all groups of positive values and right of the negative.
-    group = np.sign(filled - middle) * (1 + depth // (_CELLS_PER_OCTAVE // asked.per_octave))
-    edges, first = np.unique(group, return_index=True)
-    last = np.append(first[1:], filled.size) - 1
-
-    def counted(cells: np.typing.NDArray[np.int64]) -> list[int]:
-        return list(np.add.reduceat(cells[filled], first).tolist()) if edges.size else []
-
+    lower, upper, (count, reference_count) = cells([ours, theirs], asked.per_octave)
     return HistogramAnswer(
         tap=told(tap),
         covered=seen.covered(sketch.counts.requests),
-        lower=brief(lower[filled[first]]),
-        upper=brief(upper[filled[last]]),
-        count=counted(ours),
+        lower=lower,
+        upper=upper,
+        count=count,
         total=int(ours.sum()),
-        reference_count=counted(theirs) if reference else None,
+        reference_count=reference_count if reference else None,
         reference_total=int(theirs.sum()),
-        quantiles={name: sketch.histogram.quantile(q) for name, q in _QUANTILES.items()},
+        quantiles={name: sketch.histogram.quantile(q) for name, q in QUANTILES.items()},
     )
+
+
+def cells(
+    histograms: Sequence[np.typing.NDArray[np.int64]], per_octave: int
+) -> tuple[list[float], list[float], list[list[int]]]:
+    """Of `Histogram.signed` of several: bounds of the cells that are not empty in all, and the counts of each."""
+    filled = np.flatnonzero(np.sum(histograms, axis=0))
+    lower, upper = bounds()
+    middle = lower.size // 2
+    depth = np.abs(filled - middle) - 1
+    # The zeros are a cell of their own, left of all groups of positive values and right of the negative.
+    group = np.sign(filled - middle) * (1 + depth // (_CELLS_PER_OCTAVE // per_octave))
+    edges, first = np.unique(group, return_index=True)
+    last = np.append(first[1:], filled.size) - 1
+    counts = [np.add.reduceat(one[filled], first).tolist() if edges.size else [] for one in histograms]
+    return brief(lower[filled[first]]), brief(upper[filled[last]]), counts
 
 
 def neurons(scope: Scope, asked: NeuronsQuestion) -> NeuronsAnswer:

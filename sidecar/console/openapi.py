@@ -26,12 +26,16 @@ _REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """path: under /api/v1. answer_to: called with a Scope and a question of that kind."""
+    """path: under /api/v1. answer_to: called with a Scope and a question of that kind.
+
+    runs_model: it takes seconds, and has a thread of its own.
+    """
 
     path: str
     question: type[Question]
     answer: type[Answer]
     answer_to: Callable[[Any, Any], Answer]
+    runs_model: bool = False
 
 
 def document(methods: Mapping[str, Method]) -> dict[str, Any]:

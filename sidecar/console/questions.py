@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from sidecar.timeline.statistics import STATISTICS
 
@@ -19,6 +19,19 @@ Source = Annotated[
         description="In place of a range: `reference`, what the version is compared with, or one of the sources that "
         "`taps` lists.",
     ),
+]
+
+
+def _divides(cells: int) -> int:
+    if 8 % cells:
+        raise ValueError("per_octave must be 1, 2, 4 or 8")
+    return cells
+
+
+PerOctave = Annotated[
+    int,
+    Field(ge=1, le=8, description="Cells from one power of two to the next: 1, 2, 4 or 8."),
+    AfterValidator(_divides),
 ]
 StatisticName = StrEnum("StatisticName", {name: name for name in STATISTICS})  # type: ignore[misc]
 
@@ -104,13 +117,7 @@ class HistogramQuestion(Range):
 
     layer: Annotated[int, Field(ge=0, le=100_000, description="Depth of the tap.")]
     site: Annotated[Name, Field(description="Where in the layer; the first site there if empty.")] = ""
-    per_octave: Annotated[int, Field(ge=1, le=8, description="Cells from one power of two to the next.")] = 8
-
-    @model_validator(mode="after")
-    def _divides(self) -> HistogramQuestion:
-        if 8 % self.per_octave:
-            raise ValueError("per_octave must be 1, 2, 4 or 8")
-        return self
+    per_octave: PerOctave = 8
 
 
 class NeuronsQuestion(Range):
@@ -157,6 +164,20 @@ class NeuronQuestion(Course):
     site: Annotated[Name, Field(description="Where in the layer; the first site there if empty.")] = ""
     channel: Annotated[int, Field(ge=0, le=10_000_000, description="Index of the channel.")]
     points: Annotated[int, Field(ge=1, le=1000, description="Most points of the course.")] = 300
+
+
+class DriversQuestion(OfModel):
+    """The requests that drove one channel most since the start, and the channels that share them."""
+
+    layer: Annotated[int, Field(ge=0, le=100_000, description="Depth of the tap.")]
+    site: Annotated[Name, Field(description="Where in the layer; the first site there if empty.")] = ""
+    channel: Annotated[int, Field(ge=0, le=10_000_000, description="Index of the channel.")]
+
+
+class InputsQuestion(DriversQuestion):
+    """What the inputs that were kept do to one channel, when they are run again."""
+
+    per_octave: PerOctave = 4
 
 
 class MatrixQuestion(Course):

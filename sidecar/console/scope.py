@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sidecar.console.answers import Covered, TapAnswer
 from sidecar.console.elsewhere import Place
 from sidecar.console.questions import OfModel, Range
+from sidecar.console.reruns import Reruns
 from sidecar.drift import Reference
 from sidecar.errors import InvalidInputError, UnknownModelError, WithheldError
 from sidecar.export.activations import Watched
@@ -31,6 +32,7 @@ class Scope:
 
     watched: model versions that are served. store: how the panes on disk fare; None where none are kept.
     elsewhere: what was loaded for the question. sources: what could be.
+    reruns: of inputs; None where nobody may ask for them.
     """
 
     recall: Recall
@@ -40,6 +42,7 @@ class Scope:
     clock: Clock
     elsewhere: Mapping[Place, Reference]
     sources: Sequence[str]
+    reruns: Reruns | None = None
 
     def subject(self, asked: OfModel) -> Subject:
         """The model version that is meant, with the taps it had last. Raises UnknownModelError."""
@@ -109,11 +112,11 @@ class Scope:
         self.require(sketch.counts.requests)
         return sketch
 
-    def require(self, requests: int) -> None:
+    def require(self, requests: int, happened: str = "requests were observed there") -> None:
         if requests < self.min_requests:
             raise WithheldError(
-                f"{requests} requests were observed there, console.min_requests is {self.min_requests}: an aggregate "
-                "of so few could tell of one of them"
+                f"{requests} {happened}, console.min_requests is {self.min_requests}: an aggregate of so few "
+                "could tell of one of them"
             )
 
     def reference(self, subject: Subject, tap: Tap) -> TapSketch | None:

@@ -49,6 +49,10 @@ shape = [-1, 10]
 sample_rate = 1.0
 budget = 1.0
 
+[console]
+# Copies of 64 images in memory, for the page to show.
+keep_inputs = 64
+
 [server]
 grpc_port = {grpc_port}
 http_port = {http_port}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +13,10 @@ import numpy.typing as npt
 from sidecar.drift.effects import largest, shifts
 from sidecar.drift.groups import Groups, ShareChange, share_changes, with_mix_of
 from sidecar.drift.weighted import Weighted
+from sidecar.timeline.strongest import KeepIds, hashed
 from sidecar.types import Tap
 
 Kind = Literal["numeric", "mix", "covariate"]
-KeepIds = Literal["none", "hashed", "plain"]
 
 MOST_GROUPS = 3
 MOST_REQUESTS = 5
@@ -114,11 +113,7 @@ def shown(ids: Sequence[str], keep: KeepIds) -> tuple[str, ...]:
     """Ids as the setting lets them be seen; hashed: the first 8 bytes of BLAKE2b, in hexadecimal digits."""
     if keep == "none":
         return ()
-    return tuple(ids) if keep == "plain" else tuple(map(_hashed, ids))
-
-
-def _hashed(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return tuple(ids) if keep == "plain" else tuple(map(hashed, ids))
 
 
 def _extreme(reference: Weighted, window: Requests) -> tuple[tuple[str, float], ...]:

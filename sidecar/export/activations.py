@@ -24,8 +24,8 @@ from sidecar.export.native import values
 from sidecar.export.pace import Pace
 from sidecar.export.versions import Observed, version_differences
 from sidecar.sketch import TapSketch
-from sidecar.timeline import Timeline
-from sidecar.types import Tap, TelemetryStatus, TracedOutlier
+from sidecar.timeline import Strongest, Timeline
+from sidecar.types import Replay, Tap, TelemetryStatus, TracedOutlier
 
 OF_WINDOW = frozenset((catalogue.MEAN, catalogue.STDDEV, catalogue.ABSMAX, catalogue.KURTOSIS))
 
@@ -35,7 +35,8 @@ class Watched:
     """One model version as exporters see it.
 
     load_seconds: what loading, warming up and checking it took. weight_bytes: of its weights in memory.
-    timeline, monitor: None while nothing is instrumented. outliers: the last of each tap in a request with a trace.
+    timeline, monitor, strongest: None while nothing is instrumented. replay: None where no inputs are kept.
+    outliers: the last of each tap in a request with a trace.
     """
 
     model: str
@@ -47,6 +48,8 @@ class Watched:
     timeline: Timeline | None
     monitor: DriftMonitor | None
     outliers: Callable[[], Mapping[Tap, TracedOutlier]] = dict
+    strongest: Strongest | None = None
+    replay: Replay | None = None
 
 
 def observed(watched: Sequence[Watched]) -> list[Observed]:

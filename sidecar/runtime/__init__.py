@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from sidecar.errors import ConfigError
 from sidecar.runtime.examples import UNKNOWN_SIZE
@@ -65,6 +66,12 @@ class Runtime(Protocol):
         """Build the instrumented variant: a second graph over the same weights, an observer at each named point.
 
         Raises ModelError when the model does not allow it.
+        """
+
+    def activations(self, name: str, batch: Mapping[str, Tensor]) -> Sequence[torch.Tensor]:
+        """At a point that is tapped, float32 as the model made it, at each time that one run of `batch` comes there.
+
+        Beside requests, which run on other variants; on one thread at a time. Raises ModelError where that cannot be.
         """
 
     def plain(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]: ...

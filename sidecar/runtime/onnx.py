@@ -87,6 +87,14 @@ class OnnxRuntime:
             raise ModelError("the model is instrumented already")
         return self._file
 
+    def activations(self, name: str, batch: Mapping[str, Tensor]) -> list[torch.Tensor]:
+        if self._engine.device.type != "cpu":
+            raise ModelError(
+                "inputs are run again on a CPU only: on a GPU that would take memory that requests may need"
+            )
+        (found,) = self._instrumented.run(batch, [name])
+        return [found.to(torch.float32, copy=True)]
+
     def plain(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with self._engine.running():
             return self._named(self._plain.run(batch, self._outputs))

@@ -83,6 +83,8 @@ class TorchRuntime:
         self._model = self._load(settings)
         self.weight_bytes = _bytes(self._model)
         self._plain = self._instrumented = self._variant(self._model)
+        self._seen: list[torch.Tensor] = []
+        self._again: tuple[str, nn.Module] | None = None
 
     def _load(self, settings: ModelSettings) -> nn.Module:
         """The model on its device, ready for inference. Raises ConfigError or ModelError."""
@@ -177,6 +179,29 @@ class TorchRuntime:
             self._graph.install(variant, {name: observer.fold for name, observer in observers.items()})
         self._instrumented = self._variant(variant)
 
+    def activations(self, name: str, batch: Mapping[str, Tensor]) -> list[torch.Tensor]:
+        if self._device.type != "cpu":
+            raise ModelError(
+                "inputs are run again on a CPU only: on a GPU that would take memory that requests may need"
+            )
+        if self._again is None or self._again[0] != name:
+            variant = _apart(self._copy())
+            self._graph.install(variant, {name: self._see})
+            self._again = name, variant
+        self._seen.clear()
+        usual = torch.get_num_threads()
+        # One core is left to requests where there are two.
+        torch.set_num_threads(1)
+        try:
+            self._run(self._again[1], batch)
+        finally:
+            torch.set_num_threads(usual)
+        return self._seen.copy()
+
+    def _see(self, x: torch.Tensor) -> None:
+        # A copy, because what follows may change x in place.
+        self._seen.append(x.detach().to(torch.float32, copy=True))
+
     def plain(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self._run(self._plain, batch)
 
@@ -186,11 +211,14 @@ class TorchRuntime:
     def _run(self, model: Callable[..., Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with torch.inference_mode():
             by_position, by_name = self._arguments(batch)
-            output = model(*by_position, **by_name)
-            return {
-                spec.name: Tensor(spec.datatype, _to_numpy(self._typed(spec, tensor)))
-                for spec, tensor in zip(self.outputs, self._pick(output), strict=True)
-            }
+            return self.named(model(*by_position, **by_name))
+
+    def named(self, output: object) -> dict[str, Tensor]:
+        """What the model returned as the outputs of the settings. Raises InferenceError where it is not those."""
+        return {
+            spec.name: Tensor(spec.datatype, _to_numpy(self._typed(spec, tensor)))
+            for spec, tensor in zip(self.outputs, self._pick(output), strict=True)
+        }
 
     def _pick(self, output: object) -> Sequence[torch.Tensor]:
         picked: Sequence[object]
@@ -213,6 +241,14 @@ class TorchRuntime:
         if tensor.dtype != _TORCH_DTYPES[spec.datatype]:
             raise InferenceError(f"output {spec.name} is {tensor.dtype}, configured as {spec.datatype}")
         return tensor
+
+
+def _apart(variant: nn.Module) -> nn.Module:
+    """With buffers of its own: a model may write into them, and requests run at the same time."""
+    for module in variant.modules():
+        for name, held in module.named_buffers(recurse=False):
+            setattr(module, name, held.clone())
+    return variant
 
 
 def _bytes(model: nn.Module) -> int:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sidecar.errors import SketchError
 from sidecar.sketch.distinct import mixed
+from sidecar.sketch.peaks import Peaks
 from sidecar.sketch.tap import TapSketch
 from sidecar.types import Parameter, Tap, TracedOutlier
 
@@ -160,6 +161,7 @@ class Reading:
     ids, parameters: of each of them, as the client gave them; empty where nobody kept them.
     traces: of each of them the id of its client's trace, "" without one; empty where nobody kept them.
     outputs: of each of them; None of a model that is no classifier.
+    peaks: of taps whose kernels find them.
     """
 
     at: float
@@ -170,6 +172,7 @@ class Reading:
     parameters: Sequence[Mapping[str, Parameter]] = ()
     outputs: OutputRows | None = None
     traces: Sequence[str] = ()
+    peaks: Mapping[Tap, Peaks] = field(default_factory=dict)
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:

@@ -4,10 +4,12 @@ from sidecar.timeline.history import History, Kept, Recall
 from sidecar.timeline.keeper import Keeper, StoreStatus
 from sidecar.timeline.schema import Subject
 from sidecar.timeline.store import Retention, Store
+from sidecar.timeline.strongest import Drivers, Strongest
 from sidecar.timeline.timeline import MAX_ROWS, Pane, Timeline
 
 __all__ = [
     "MAX_ROWS",
+    "Drivers",
     "History",
     "Keeper",
     "Kept",
@@ -16,6 +18,7 @@ __all__ = [
     "Retention",
     "Store",
     "StoreStatus",
+    "Strongest",
     "Subject",
     "Timeline",
 ]

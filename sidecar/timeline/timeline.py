@@ -178,7 +178,7 @@ class Timeline:
             return
         # Projections would be most of what is kept, and only judging asks for them.
         rows = {tap: replace(part, projections=part.projections[:, :0]) for tap, part in reading.rows.items()}
-        self._readings.append((start, replace(reading, sketches={}, rows=rows)))
+        self._readings.append((start, replace(reading, sketches={}, rows=rows, peaks={})))
         self._held_rows += reading.requests
         while len(self._readings) > 1 and self._held_rows > MAX_ROWS:
             _, oldest = self._readings.popleft()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import urllib.request
 from pathlib import Path
@@ -110,6 +111,39 @@ def test_the_model_answers_the_same_bits(attach, model):
 def test_rows_are_counted_where_the_model_is_called_by_keyword(attach, model):
     with attach(model) as attached:
         model(x=torch.ones(4, 64))
+    assert seen(attached).requests == 4
+
+
+def test_the_page_and_its_api_are_there(attach, model):
+    with attach(model) as attached:
+        call(model, 4)
+        assert json.loads(get(attached, "/api/v1/openapi.json"))
+        assert "<html" in get(attached, "/")
+
+
+def test_what_was_seen_is_kept_where_the_settings_say_so(attach, model, tmp_path):
+    with attach(model, store={"path": str(tmp_path / "panes.db")}):
+        call(model, 4)
+    with sqlite3.connect(tmp_path / "panes.db") as store:
+        assert store.execute("select count(*) from pane").fetchone() > (0,)
+
+
+def test_classes_that_the_model_answers_are_known(attach, model):
+    with attach(model) as attached:
+        taken = []
+        take = attached._recorder._outputs.take
+        attached._recorder._outputs.take = lambda *given: taken.append(take(*given)) or taken[-1]
+        call(model, 4)
+    (rows,) = taken
+    assert (rows.predicted >= 0).all()
+
+
+def test_outputs_that_are_not_those_of_the_settings_are_left_alone(attach, model):
+    with attach(model) as attached:
+        handle = model.register_forward_hook(lambda *_: "something else")
+        call(model, 4)
+        handle.remove()
+        assert attached._recorder.guard.failures["sampling"] == 0
     assert seen(attached).requests == 4
 
 

@@ -15,6 +15,8 @@ GIVEN = {
     "GetHistogram": {"layer": 1, "per_octave": 2},
     "ListNeurons": {"layer": 0, "limit": 5, "order": "absmax"},
     "GetNeuron": {"layer": 0, "channel": 0},
+    "GetDrivers": {"layer": 0, "channel": 0},
+    "GetInputs": {"layer": 0, "channel": 0},
     "GetMatrix": {"statistic": "kurtosis"},
     "GetDrift": {},
     "ListBaselines": {},
@@ -25,7 +27,7 @@ GIVEN = {
 @pytest.fixture
 async def served(configure, serve):
     """A model that answered 120 requests, with a stub of the service."""
-    async with serve(configure()) as client:
+    async with serve(configure(console={"keep_inputs": 32, "budget": 64})) as client:
         await client.send(120)
         while (await client.http.get("/api/v1/layer", params={"layer": 0})).status_code == 403:
             pass

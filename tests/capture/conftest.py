@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sidecar.capture import Governor, Guard, Outputs, Recorder, Spending
+from sidecar.capture import Governor, Guard, Outputs, Recorder, Reservoir, Spending
 from sidecar.capture.observe import OpState, as_rows, bind, observe
 from sidecar.capture.state import TapState
 from sidecar.settings import CaptureSettings
@@ -103,6 +103,7 @@ def make_recorder():
         slots: int = 16,
         max_rows: int = 8,
         outputs: Outputs | None = None,
+        inputs: Reservoir | None = None,
         **settings,
     ) -> Recorder:
         cpu = torch.device("cpu")
@@ -115,6 +116,7 @@ def make_recorder():
             device=cpu,
             clock=lambda: 5.0,
             outputs=outputs,
+            inputs=inputs,
         )
         recorder.states[TAP] = TapState(TAP.channels, slots, cpu)
         return recorder

@@ -92,7 +92,7 @@ def test_an_exported_model_still_observes(x, expected):
 
 def test_the_op_declares_what_it_mutates_and_runs_without_data():
     written = [argument.name for argument in observe._schema.arguments if argument.is_write]
-    assert written == ["histogram", "integers", "floats", "projections"]
+    assert written == ["histogram", "integers", "floats", "projections", "peaks"]
     state = TapState(5, 4, torch.device("meta"))
     row_slot, bank = (torch.zeros(1, dtype=torch.int32, device="meta") for _ in range(2))
     x = torch.empty(3, 5, device="meta")

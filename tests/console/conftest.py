@@ -12,11 +12,12 @@ from sidecar.export.exposition import Exposition
 from sidecar.server.security import Role, Tokens
 from sidecar.settings import ServerSettings
 from tests.console.browsing import chromium, pages, seen, visit
+from tests.console.driven import driven
 from tests.console.kept import ask, kept_panes, questioned, refused
 from tests.export.conftest import WINDOW, export, fixed_model, fresh_model, plain_model
 
 __all__ = [
-    "ask", "chromium", "export", "fixed_model", "fresh_model", "kept_panes", "pages",
+    "ask", "chromium", "driven", "export", "fixed_model", "fresh_model", "kept_panes", "pages",
     "plain_model", "questioned", "refused", "seen", "visit",
 ]  # fmt: skip
 

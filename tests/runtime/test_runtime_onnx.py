@@ -237,3 +237,11 @@ def test_the_weights_are_let_go_of_once_both_variants_have_them(load):
     instrument(loaded, "h")
     with pytest.raises(ModelError, match="instrumented already"):
         loaded.instrument({})
+
+
+def test_a_tapped_value_of_an_input_that_is_run_again_is_that_of_the_graph(load):
+    loaded, x = load(), np.arange(8, dtype=np.float32).reshape(2, 4)
+    loaded.activation_shapes(["h"], one(x))
+    loaded.instrument({"h": Observer(lambda _: None, lambda *_: None, ())})
+    (found,) = loaded.activations("h", one(x))
+    assert np.allclose(found.numpy(), x @ square())

@@ -5,8 +5,8 @@ import { draw } from "../plots.js";
 
 const DECADES = 4;
 
-/** answers: one of GetHistogram, drawn beside its reference; or two, drawn beside each other. */
-export function drawHistogram(place, answers, tap) {
+/** answers: one of GetHistogram, drawn beside its reference if it has one; or two, drawn beside each other. */
+export function drawHistogram(place, answers, tap, { name = `layer-${tap.layer}-${tap.site}-values`, height = 460 } = {}) {
   const [ours, other] = answers;
   const most = Math.max(...answers.flatMap((one) => [...one.lower, ...one.upper].map(Math.abs).filter(Number.isFinite)), 1e-30);
   const linear = 10 ** (Math.ceil(Math.log10(most)) - DECADES);
@@ -21,7 +21,7 @@ export function drawHistogram(place, answers, tap) {
   const shown = ticks.filter((value) => Math.abs(at(value)) <= extent).sort((a, b) => a - b);
   const quantiles = ours.quantiles;
   return draw(place, {
-    name: `layer-${tap.layer}-${tap.site}-values`,
+    name,
     told: `Histogram of ${number(ours.total, 6)} values; median ${number(quantiles.p50)}, 98% between ${number(quantiles.p01)} and ${number(quantiles.p99)}`,
     traces: (look) => [
       { type: "bar", name: other ? "left" : "now", x: mine.map((one) => one.x), width: mine.map((one) => one.width), y: mine.map((one) => one.share || null),
@@ -31,7 +31,7 @@ export function drawHistogram(place, answers, tap) {
         customdata: theirs.flatMap((one) => Array(3).fill([number(one.lower), number(one.upper), share(one.share)])), hovertemplate: `${against}<br>%{customdata[0]} to %{customdata[1]}<br><b>%{customdata[2]}</b><extra></extra>` }] : []),
     ],
     layout: () => ({
-      height: 460, bargap: 0, showlegend: Boolean(theirs),
+      height, bargap: 0, showlegend: Boolean(theirs),
       x: { title: "value, logarithmic away from zero", tickmode: "array", tickvals: shown.map(at), ticktext: shown.map((one) => number(one, 2)), showgrid: true, range: [-extent, extent] },
       y: { title: "share of the values", type: "log", tickformat: "~%", nticks: 6 },
     }),

@@ -1,9 +1,10 @@
 /** One unit over time or training steps. */
 
 import { axisOf, asked, change, course } from "../address.js";
-import { ask } from "../api.js";
+import { ask, inReport } from "../api.js";
 import { el, figures, number, panel, share, signed, table } from "../dom.js";
 import { drawCourse } from "../plots.js";
+import { replayed, strongest } from "./inputs.js";
 import { filled, nameOf, tapChoice, tapOf } from "./parts.js";
 
 const COURSES = [["mean", "Mean"], ["rms", "Rms"], ["absmax", "Largest magnitude"], ["fire_rate", "Fire rate"]];
@@ -14,7 +15,11 @@ export function neuron(content) {
   const now = panel("In this range");
   const history = panel("Over time");
   const spread = panel("Spread over panes");
-  content.replaceChildren(el("div", { class: "title" }, title, controls), now.section, history.section, spread.section);
+  const driven = panel("What drives it");
+  const inputs = panel("Inputs that are kept");
+  const ofRequests = inReport ? [] : [driven.section, inputs.section];
+  let shown = "";
+  content.replaceChildren(el("div", { class: "title" }, title, controls), now.section, history.section, ...ofRequests, spread.section);
   return async ({ at, model }) => {
     const tap = tapOf(at, model);
     const where = { model: model.model, version: model.version, layer: tap.layer, site: tap.site };
@@ -23,7 +28,14 @@ export function neuron(content) {
     title.textContent = `Unit ${channel.toLocaleString("en")} of layer ${nameOf(tap)}`;
     if (!controls.contains(document.activeElement)) controls.replaceChildren(tapChoice(model, tap), unitField(channel, tap));
     history.heading.textContent = kind === "time" ? "Over time" : "Over training steps";
+    if (shown !== `${tap.layer} ${tap.site} ${channel}`) inputs.body.replaceChildren(el("p", { class: "quiet" }, "Running inputs again."));
+    shown = `${tap.layer} ${tap.site} ${channel}`;
+    const unit = { ...where, channel };
     await Promise.all([
+      ...(inReport ? [] : [
+        filled(driven.body, async (body) => strongest(body, await ask("drivers", unit), at)),
+        filled(inputs.body, async (body) => replayed(body, await ask("inputs", unit), at)),
+      ]),
       filled(now.body, (body) => standing(body, where, asked(at, model), channel)),
       filled(history.body, async (body) => {
         spread.body.replaceChildren(el("p", { class: "quiet" }, "Nothing to tell."));
@@ -85,6 +97,6 @@ function quartiles(body, answer) {
   const rows = Object.entries(answer.distribution);
   body.replaceChildren(
     table("Of the panes", [{ head: "Of the panes", left: true, cell: ([name]) => name }, ...["Least", "A quarter below", "Median", "Three quarters below", "Largest"].map((head, place) => ({ head, cell: ([, five]) => number(five[place]) }))], rows),
-    el("p", { class: "note" }, "Of one unit five numbers a pane are kept. Its values one by one, the requests that drive it most and the units that fire with it are not."),
+    el("p", { class: "note" }, "Of one unit five numbers a pane are kept, and not its values one by one."),
   );
 }

@@ -1,0 +1,55 @@
+"""Copies of a few requests' inputs, for a person to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+import numpy as np
+
+from sidecar.types import Clock, InferRequest, KeptInput, Tensor
+
+MOST_BYTES = 64 << 20
+"""Of all that is kept of a model version."""
+
+
+class Reservoir:
+    """A uniform sample of the requests that were offered: algorithm R of Vitter, ACM TOMS 11, 1985.
+
+    most: inputs that are kept. A request whose inputs are larger than its share of MOST_BYTES is passed over.
+    passed_over: such requests so far. One thread offers, any may read.
+    """
+
+    def __init__(self, most: int, random: Random, clock: Clock) -> None:
+        self.passed_over = 0
+        self._most, self._random, self._clock = most, random, clock
+        self._offered = 0
+        self._kept: list[KeptInput] = []
+
+    def offer(self, request: InferRequest) -> None:
+        if not request.inputs:
+            return
+        if _bytes(request.inputs) > MOST_BYTES // self._most:
+            self.passed_over += 1
+            return
+        self._offered += 1
+        place = self._random.randrange(self._offered)
+        if len(self._kept) < self._most:
+            self._kept.append(self._copy(request))
+        elif place < self._most:
+            self._kept[place] = self._copy(request)
+
+    def kept(self) -> tuple[KeptInput, ...]:
+        return tuple(self._kept)
+
+    def _copy(self, request: InferRequest) -> KeptInput:
+        # What is given may lie in a message or in memory that the client writes again.
+        inputs = {name: Tensor(one.datatype, one.array.copy()) for name, one in request.inputs.items()}
+        return KeptInput(request.id, self._clock(), inputs, request.rows)
+
+
+def _bytes(inputs: Mapping[str, Tensor]) -> int:
+    return sum(
+        sum(map(len, one.array.flat)) if one.array.dtype == np.object_ else one.array.nbytes
+        for one in inputs.values()
+    )
