@@ -1,17 +1,18 @@
 """What requests look like beside each other: all alike, swinging to and fro, or far apart.
 
-Everything here is made from request statistics (`scores.features`), the only thing kept of a single request.
+Made from request statistics (`scores.features`) and, where they are known, projections of channel means.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from sidecar.drift.recent import Described
+from sidecar.drift.space import Projections
 from sidecar.drift.weighted import Array, Scale, Weighted, ratio
 
 
@@ -20,12 +21,14 @@ class Between:
     """NaN with fewer than three requests, or without variance where a ratio needs one.
 
     distinct_share: different requests as a share of all, 1 where no two look alike.
-    participation_ratio, effective_rank: in how many directions requests differ, 1 to the number of statistics.
+    participation_ratio, effective_rank: in how many directions requests differ, 1 to the number of them.
     self_similarity: mean cosine between a request and the next, about the reference's centre; about 0 in
         independent traffic, 1 where a layer answers everything alike, but not as it used to.
     variance_share: between requests, of the variance of all values, 0 to 1.
     autocorrelation: of the request means, from one to the next; below 0 where they alternate.
     sign_changes: share of steps across the median; a half in independent traffic.
+    of_channel_means: directions and self-similarity are those of 32 projections of each request's channel means, and
+        not of its five statistics.
     """
 
     distinct_share: float
@@ -35,6 +38,7 @@ class Between:
     variance_share: float
     autocorrelation: float
     sign_changes: float
+    of_channel_means: bool = field(default=False, kw_only=True)
 
 
 def between(
@@ -100,6 +104,27 @@ def _between(
         ]
     )
     return [Between(*column) for column in columns.tolist()]
+
+
+def of_channel_means(
+    found: Sequence[Between], projections: Projections, weights: Array, centres: Projections
+) -> list[Between]:
+    """With directions and self-similarity of channel means, where those of three requests are known at every tap.
+
+    projections: float32[taps, n, p], oldest first. weights: float64[n]. centres: float32[taps, p] of the reference.
+    """
+    known = np.isfinite(projections).all(axis=(0, 2))
+    if not projections.shape[2] or np.count_nonzero(known) < 3:
+        return list(found)
+    values, weights = projections[:, known].astype(np.float64), weights[known]
+    participation, rank = dimensions(covariances(values, weights))
+    around = centres if centres.shape == values.shape[::2] else np.full(values.shape[::2], math.nan)
+    similar = self_similarity(values - np.where(np.isnan(around), values.mean(axis=1), around)[:, None])
+    columns = zip(found, participation.tolist(), rank.tolist(), similar.tolist(), strict=True)
+    return [
+        replace(one, participation_ratio=ratio, effective_rank=rank, self_similarity=cosine, of_channel_means=True)
+        for one, ratio, rank, cosine in columns
+    ]  # fmt: skip
 
 
 def covariances(values: Array, weights: Array) -> Array:

@@ -14,6 +14,7 @@ from numba import njit
 
 from sidecar.drift.classes import ClassShares
 from sidecar.drift.direction import taken_over
+from sidecar.drift.form import CELLS, form_allowance, form_bet
 from sidecar.drift.ranks import normal_scores
 
 Array = npt.NDArray[np.float64]
@@ -23,8 +24,11 @@ STEP = 0.25
 MULTIPLES = (1, 2, 4, 8, 12)
 """Shifts of a score that one bet each is best at, in quarters of a standard deviation; either direction."""
 
-DIRECTION_SHARE = 0.5
-"""Of the model's stake, on the direction of all layers together."""
+ACROSS = 2
+"""Layers at the end that see all others: the layers together, and the direction in which they move."""
+
+ACROSS_SHARE = 1 / 4
+"""Of the model's stake, on each of these, and on the classes of a classifier; all others share what is left."""
 
 ORDINALS_KEPT = 100
 
@@ -44,18 +48,20 @@ def bets(p: Array) -> Array:
 # Compiled, because it runs for every observed request; without the GIL, because requests are served meanwhile.
 @njit(cache=True, nogil=True)
 def _advance(
-    evidence: Array, z: Array, kinds: Integers, steps: Integers, strata: Integers, constant: Array, caps: Array,
-    layers: Array,
+    evidence: Array, shares: Array, z: Array, kinds: Integers, steps: Integers, strata: Integers, constant: Array,
+    caps: Array, layers: Array,
 ) -> None:  # fmt: skip
-    """R_t = (1 + R_{t-1}) b_t for float64[layers, scores, bets], over z of float64[n, layers, scores].
+    """R_t = (1 + R_{t-1}) b_t for float64[layers, scores, 11], over z of float64[n, layers, scores].
 
-    kinds: how many scores each layer has. steps: 1 where both directions are bet on, 2 where only the upper one is.
-    constant: float64[strata, layers, bets], what a bet is where z is 0. caps: of R, one for each layer.
+    kinds: how many scores each layer has. steps: 1 where both directions and the form are bet on, 2 where only the
+    upper direction is. constant: float64[strata, layers, 11], what a bet is where z is 0, and of the form what it is
+    multiplied with. shares: float64[layers, scores, CELLS], see `form_bet`. caps: of R, one for each layer.
     layers: out, float64[n, layers], the mean of each layer after each request.
     """
     requests, depth, _ = z.shape
     members = evidence.shape[2]
-    factors = np.empty(members)
+    form = members - 1
+    factors = np.empty(form)
     for t in range(requests):
         for layer in range(depth):
             constants, step, cap = constant[strata[t], layer], steps[layer], caps[layer]
@@ -72,13 +78,17 @@ def _advance(
                     eighth = fourth * fourth
                     factors[0], factors[2], factors[4], factors[6] = power, second, fourth, eighth
                     factors[8] = eighth * fourth
-                    for bet in range(0, members, 2):
+                    for bet in range(0, form, 2):
                         factors[bet + 1] = 1.0 / factors[bet]
-                    for bet in range(0, members, step):
+                    for bet in range(0, form, step):
                         held[bet] = min((1.0 + held[bet]) * factors[bet] * constants[bet], cap)
-                for bet in range(0, members, step):
+                    if step == 1:
+                        factor = form_bet(shares[layer, score], value) * constants[form]
+                        held[form] = min((1.0 + held[form]) * factor, cap)
+                # Of a layer that bets in one direction only, the others are 0.
+                for bet in range(0, members):
                     total += held[bet]
-            layers[t, layer] = total * step / (kinds[layer] * members)
+            layers[t, layer] = total / (kinds[layer] * (members if step == 1 else form // step))
 
 
 @cache
@@ -133,7 +143,8 @@ class EDetector:
     before, so R_t - t is a supermartingale and R reaches a level N after N requests or more on average
     (Shin, Ramdas, Rinaldo, "E-detectors", 2022). A mean of such R is one again, however they depend on
     each other: the layer's R is the mean over its scores and bets, the model's a mean over layers with weights that
-    add up to 1. Half of it is on the last layer, the direction of all others together; the others share alike.
+    add up to 1. A quarter of it is on each of the two layers at the end, which see all others, and on the classes; the
+    others share the rest.
 
     The p-values share one reference of finite size, so given that reference E[b] is 1 only up to a
     sampling error. Every bet is divided by 1 plus twice its standard error: `reference_allowance`.
@@ -155,11 +166,14 @@ class EDetector:
     ) -> None:
         """kinds: how many scores each layer has. reference_requests: int64[strata, layers], see `Ranks.sizes`.
 
-        Of the last layer only large scores are strange. classes: a layer more, before the last.
+        The last two see all others, and of the last only large scores are strange. classes: a layer more, before
+        these two.
         """
         scored = len(kinds)
         depth = scored + (classes is not None)
-        self._weights = np.append(np.full(depth - 1, (1 - DIRECTION_SHARE) / (depth - 1)), DIRECTION_SHARE)
+        own = scored - ACROSS
+        self._weights = np.full(depth, ACROSS_SHARE)
+        self._weights[:own] = (1 - ACROSS_SHARE * (depth - own)) / own
         levels = run_length / self._weights
         self.alarm_level = math.log(run_length)
         self.layer_alarm_level = math.log(levels[0])
@@ -171,11 +185,14 @@ class EDetector:
         )
         self._kinds = np.array(kinds, dtype=np.int64)
         self._steps = np.where(np.arange(scored) == scored - 1, 2, 1)
-        self._constant = np.exp(-(_BETS**2) / 2) / allowances
-        self._places = np.append(np.arange(scored - 1), depth - 1)
-        self._caps = 2.0 * self._kinds * len(_BETS) * levels[self._places]
-        self._class_cap = 2.0 * levels[0]
-        self._evidence = np.zeros((scored, max(kinds), len(_BETS)))
+        of_form = [[1 / form_allowance(size) for size in sizes] for sizes in reference_requests.tolist()]
+        self._constant = np.dstack([np.exp(-(_BETS**2) / 2) / allowances, of_form])
+        self._places = np.append(np.arange(own), np.arange(depth - ACROSS, depth))
+        bets_each = len(_BETS) + 1
+        self._caps = 2.0 * self._kinds * bets_each * levels[self._places]
+        self._class_cap = 2.0 * levels[own]
+        self._evidence = np.zeros((scored, max(kinds), bets_each))
+        self._shares = np.full((scored, max(kinds), CELLS), 1 / CELLS)
         self._classes = classes
         self._layer_evidence = np.zeros(depth)
 
@@ -188,12 +205,14 @@ class EDetector:
         if not len(z):
             return np.empty(0)
         scored = np.empty(z.shape[:2])
-        _advance(self._evidence, z, self._kinds, self._steps, strata, self._constant, self._caps, scored)
+        _advance(
+            self._evidence, self._shares, z, self._kinds, self._steps, strata, self._constant, self._caps, scored
+        )  # fmt: skip
         layers = np.empty((len(z), len(self.layers)))
         layers[:, self._places] = scored
         if self._classes:
             known = np.full(len(z), -1) if predicted is None else predicted
-            layers[:, -2] = self._classes.update(known, strata, self._class_cap)
+            layers[:, -1 - ACROSS] = self._classes.update(known, strata, self._class_cap)
         first = self.judged + 1
         highest = layers.max(axis=0).tolist()
         for latch, course, most in zip(self.layers, layers.T, highest, strict=True):
@@ -224,7 +243,10 @@ class EDetector:
             latch.resume(kept)
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        arrays = {"evidence": self._evidence, "layers": self._layer_evidence, "judged": self._judged}
+        arrays = {
+            "evidence": self._evidence, "shares": self._shares, "layers": self._layer_evidence,
+            "judged": self._judged,
+        }  # fmt: skip
         return arrays | ({"classes": self._classes.evidence} if self._classes else {})
 
     @property

@@ -40,6 +40,7 @@ class Instability:
         among those of the window before.
     dead_channels: never fired; always_on_channels: fired at 99.9% of positions. `rate_bound` is the 95%
         bound on how often a dead one fires after all, and one that never rested rests.
+    saturated_channels: see `Channels.saturated`.
     """
 
     nonfinite: int
@@ -53,6 +54,7 @@ class Instability:
     churn: float
     dead_channels: int
     always_on_channels: int
+    saturated_channels: int
     rate_bound: float
 
 
@@ -71,6 +73,7 @@ def instability(window: TapSketch, reference: TapSketch | None, before: TapSketc
         churn=churn(before, window),
         dead_channels=int(window.channels.dead().sum()),
         always_on_channels=int(window.channels.always_on().sum()),
+        saturated_channels=int(window.channels.saturated().sum()),
         rate_bound=window.channels.dead_rate_bound,
     )
 

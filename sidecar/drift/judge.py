@@ -10,16 +10,23 @@ import numpy.typing as npt
 
 from sidecar.drift.classes import ClassShares
 from sidecar.drift.direction import HORIZONS, Direction
-from sidecar.drift.evidence import EDetector
+from sidecar.drift.evidence import ACROSS, EDetector
 from sidecar.drift.ranks import Integers
-from sidecar.drift.scores import Scorer, flat
+from sidecar.drift.scores import FIT_STRIDE, Scorer, flat
+from sidecar.drift.together import Together
+from sidecar.drift.whitening import ledoit_wolf
 from sidecar.sketch import OutputRows
 
 Array = npt.NDArray[np.float64]
 
+_SEED = 0
+"""The same reference gives the same evidence."""
+
 
 class Judge:
-    """Requests in, evidence out. Layers: the taps, the output and its classes where it is a classifier, the direction.
+    """Requests in, evidence out.
+
+    Layers: the taps, the output and its classes where it is a classifier, all of them together, the direction.
 
     detector: the evidence so far.
     """
@@ -42,12 +49,18 @@ class Judge:
         by_class: strata are predicted classes, so their shares say nothing.
         """
         self._scorer = Scorer(rows, outputs, strata, number, distances)
-        self._direction = Direction(
-            self._scorer.reference, self._scorer.covariance, self._scorer.reference_strata, number
-        )
+        z = self._scorer.normal_scores(rows, outputs, strata, np.random.default_rng(_SEED), distances)
+        held_out = np.arange(len(z)) % FIT_STRIDE != 0
+        fitted, others, among = z[~held_out], z[held_out], strata[held_out]
+        self._together = Together(fitted, others, among, number, len(rows))
+        directed = flat(fitted)
+        covariance = ledoit_wolf(directed - directed.mean(axis=0))
+        self._direction = Direction(flat(others), covariance, among, number)
         shares = ClassShares.of(outputs, strata, number) if outputs and not by_class else None
-        sizes = np.concatenate([self._scorer.ranks.sizes, self._direction.sizes], axis=1)
-        self.detector = EDetector([*self._scorer.kinds, len(HORIZONS)], run_length, sizes, shares)
+        parts = (self._scorer.ranks, self._together, self._direction)
+        kinds = [*self._scorer.kinds, self._together.kinds, len(HORIZONS)]
+        sizes = np.concatenate([part.sizes for part in parts], axis=1)
+        self.detector = EDetector(kinds, run_length, sizes, shares)
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """What `resume` goes on from."""
@@ -68,8 +81,9 @@ class Judge:
     ) -> Array:
         """The model's R after each request, float64[n]. rows: float64[taps, n, 6]; see `Scorer`."""
         z = self._scorer.normal_scores(rows, outputs, strata, rng, distances)
-        along = np.full((len(z), 1, z.shape[2]), np.nan)
-        along[:, :, : len(HORIZONS)] = self._direction.normal_scores(flat(z), strata, rng)
+        across = np.full((len(z), ACROSS, z.shape[2]), np.nan)
+        across[:, :1, : self._together.kinds] = self._together.normal_scores(z, strata, rng)
+        across[:, 1:, : len(HORIZONS)] = self._direction.normal_scores(flat(z), strata, rng)
         return self.detector.update(
-            np.concatenate([z, along], axis=1), strata, outputs.predicted if outputs else None
+            np.concatenate([z, across], axis=1), strata, outputs.predicted if outputs else None
         )

@@ -14,7 +14,7 @@ from sidecar.drift.reference import Reference
 from sidecar.drift.sealed import Sealed
 from sidecar.errors import BaselineError
 
-_SEALED = Sealed("drift state", b"sidecar-evidence", 2)
+_SEALED = Sealed("drift state", b"sidecar-evidence", 3)
 
 _log = logging.getLogger(__name__)
 

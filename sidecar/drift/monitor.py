@@ -11,21 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sidecar.drift.between import between_at_taps
+from sidecar.drift.between import between_at_taps, of_channel_means
 from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.comparison import expected_of
 from sidecar.drift.effects import worst_channels
-from sidecar.drift.evidence import EDetector
+from sidecar.drift.evidence import ACROSS, EDetector
 from sidecar.drift.groups import Groups
 from sidecar.drift.instability import AcrossLayers, instability
 from sidecar.drift.judge import Judge
 from sidecar.drift.keeping import Keeping
 from sidecar.drift.nodrift import NoDrift
+from sidecar.drift.projected import Projected
 from sidecar.drift.recent import Described, Recent
 from sidecar.drift.reference import Reference, ReferenceBuilder
 from sidecar.drift.scores import FEATURES, SCORES, stack_projections, stack_rows
 from sidecar.drift.sizes import EffectSizes, Expected, effect_sizes
 from sidecar.drift.snapshot import snapshot
+from sidecar.drift.space import Projections
 from sidecar.drift.state import DriftState, LayerDrift, OutputDrift
 from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
 from sidecar.errors import BaselineError
@@ -78,14 +80,15 @@ class DriftMonitor:
         self._keep_ids = settings.keep_request_ids
         self._timeline = timeline
         self._recent = Recent(taps)
+        self._projected = Projected()
         self._rng = rng
         self._stratify_by = settings.stratify_by
         self._builder = ReferenceBuilder(
             model, version, taps, settings.reference_requests, settings.stratify_by
         )
         self._run_length = settings.requests_between_false_alarms
-        wanted = np.full((1, len(self._taps) + 1), settings.reference_requests)
-        self._detector = EDetector([len(SCORES)] * (len(self._taps) + 1), self._run_length, wanted)
+        wanted = np.full((1, len(self._taps) + ACROSS), settings.reference_requests)
+        self._detector = EDetector([len(SCORES)] * wanted.size, self._run_length, wanted)
         self._keeping = Keeping(settings.state, model, version) if settings.state else None
         self._kept_at = math.inf
         reference = reference or self._kept(model)
@@ -108,8 +111,10 @@ class DriftMonitor:
         """Add the reading to the reference while that is recorded, judge its requests afterwards."""
         with self._lock:
             self._state = None
+            projections = stack_projections(reading.rows, self._taps)
+            self._projected.add(projections)
             if self._judge:
-                self._update(self._judge, reading)
+                self._update(self._judge, reading, projections)
                 self._kept_at = min(self._kept_at, reading.at)
                 if reading.at >= self._kept_at + KEEP_SECONDS:
                     self._keep(reading.at)
@@ -121,13 +126,13 @@ class DriftMonitor:
                     if self._keeping and self._judge:
                         self._keeping.keep_reference(self._judge.reference)
 
-    def _update(self, judge: _Judge, reading: Reading) -> None:
+    def _update(self, judge: _Judge, reading: Reading, projections: Projections) -> None:
         # The share of those sampled for their route's sake changes with the rate, as drift would.
         common = reading.common
         rows = stack_rows(reading.rows, self._taps)[:, common]
         outputs = reading.outputs.among(common) if reading.outputs else None
         strata = judge.strata.numbers(labels(reading, self._stratify_by)[common])
-        distances = judge.reference.space.distances(stack_projections(reading.rows, self._taps)[:, common])
+        distances = judge.reference.space.distances(projections[:, common])
         judge.evidence.update(rows, outputs, strata, self._rng, distances)
 
     def keep(self) -> None:
@@ -229,12 +234,12 @@ class DriftMonitor:
             across=AcrossLayers.of(windows),
             cause=self._cause(layers, readings, seen),
             output=self._output(),
-            direction_evidence=float(detector.layer_evidence[-1]),
+            direction_evidence=float(detector.layer_evidence[-ACROSS:].max()),
             strata=self._judge.strata.names if self._judge else (),
         )
 
     def _output(self) -> OutputDrift | None:
-        beyond = slice(len(self._taps), -1)
+        beyond = slice(len(self._taps), -ACROSS)
         latches = self._detector.layers[beyond]
         if not latches:
             return None
@@ -292,6 +297,11 @@ class DriftMonitor:
             [window.counts.requests for window in windows],
             [window.moments.variance for window in windows],
         )
+        pace()
+        newest = self._projected.newest(len(seen))
+        centres = judge.reference.space.centres if judge else np.empty((0, 0), np.float32)
+        weights = seen.weights[len(seen) - newest.shape[1] :]
+        together = of_channel_means(together, newest, weights, centres)
         evidence = self._detector.layer_evidence.tolist()
         layers = []
         for index, (tap, window) in enumerate(zip(self._taps, windows, strict=True)):

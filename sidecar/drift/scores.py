@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import njit
 
 from sidecar.drift.ranks import Integers, Ranks
-from sidecar.drift.whitening import Whitened, finite, ledoit_wolf, ridge
+from sidecar.drift.whitening import Whitened, finite, ledoit_wolf, measure, ridge
 from sidecar.sketch import ROW_STATISTICS, OutputRows, RequestRows
 from sidecar.types import Tap
 
@@ -24,29 +26,33 @@ OUTPUT_SCORES = ("distance", "energy", "margin")
 
 FIT_STRIDE = 4
 
+_NONFINITE = ROW_STATISTICS.index("nonfinite")
 _TINY = 1e-30
 _HUGE = 1e30
 
 
 def stack_rows(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> Array:
     """Rows as one array, float64[taps, n, 6]; a tap that brought none has NaN throughout."""
-    requests = max((len(part) for part in rows.values()), default=0)
-    stacked = np.full((len(taps), requests, len(ROW_STATISTICS)), np.nan)
-    for index, tap in enumerate(taps):
-        if tap in rows:
-            stacked[index] = rows[tap].values
-    return stacked
+    brought = [rows.get(tap) for tap in taps]
+    absent = np.full((_requests(rows), len(ROW_STATISTICS)), np.nan)
+    return _stacked([absent if part is None else part.values for part in brought], absent)
 
 
 def stack_projections(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> npt.NDArray[np.float32]:
     """Projections as one array, float32[taps, n, p]; a tap that brought none has NaN throughout."""
-    requests = max((len(part) for part in rows.values()), default=0)
-    width = max((part.projections.shape[1] for part in rows.values()), default=0)
-    stacked = np.full((len(taps), requests, width), np.nan, np.float32)
-    for index, tap in enumerate(taps):
-        if tap in rows:
-            stacked[index] = rows[tap].projected(width)
-    return stacked
+    brought = [rows.get(tap) for tap in taps]
+    width = max((part.projections.shape[1] for part in brought if part is not None), default=0)
+    absent = np.full((_requests(rows), width), np.nan, np.float32)
+    return _stacked([absent if part is None else part.projected(width) for part in brought], absent)
+
+
+def _requests(rows: Mapping[Tap, RequestRows]) -> int:
+    return len(next(iter(rows.values()), ()))
+
+
+def _stacked(parts: list[npt.NDArray[Any]], absent: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """[taps, *one part]. By a concatenation, which takes a third of the time of a stack of small parts."""
+    return np.concatenate([absent[:0], *parts]).reshape(len(parts), *absent.shape)
 
 
 class Scorer:
@@ -89,7 +95,6 @@ class Scorer:
         self._projected = ~alone
         self._width = len(SCORES) - int(alone.all())
         scores = self._scores(rows, outputs, distances)
-        everything = scores.copy()
         scores[:, part, 0] = np.nan
         scores[:, part, _MEANS:] = np.nan
         kinds = [len(SCORES) - missing for missing in alone.astype(int).tolist()] + [len(OUTPUT_SCORES)] * (
@@ -97,11 +102,6 @@ class Scorer:
         )
         self.kinds: tuple[int, ...] = tuple(kinds)
         self.ranks = Ranks([list(layer.T) for layer in scores], strata, number)
-        z = flat(self.ranks.normal_scores(everything, strata, np.random.default_rng(0)))
-        held_out = np.arange(requests) % FIT_STRIDE != 0
-        self.covariance = ledoit_wolf(z[part] - z[part].mean(axis=0))
-        self.reference = z[held_out]
-        self.reference_strata = strata[held_out]
 
     def normal_scores(
         self,
@@ -123,8 +123,9 @@ class Scorer:
         described = features(rows)
         taps, requests, _ = described.shape
         scores = np.full((taps + (self._at_output is not None), requests, self._width), np.nan)
-        white = (described - self._centres[:, None]) @ self._matrices
-        scores[:taps, :, 0] = np.sqrt(np.einsum("tnf,tnf->tn", white, white))
+        distance = np.empty((taps, requests))
+        measure(described, self._centres, self._matrices, distance)
+        scores[:taps, :, 0] = distance
         scores[:taps, :, 1:_MEANS] = described
         if self._projected.any() and distances is not None:
             scores[:taps, :, _MEANS] = distances
@@ -149,23 +150,30 @@ def flat(z: Array) -> Array:
 
 
 def features(rows: Array) -> Array:
-    """float64[taps, n, 5]. Logarithms, because scales vary by ratios; finite for every request that came."""
-    mean, rms, absmax, near_zero, kurtosis, nonfinite = np.moveaxis(rows, -1, 0)
-    described = np.stack(
-        [
-            mean,
-            np.log(np.maximum(rms, _TINY)),
-            np.log(np.maximum(absmax, _TINY)),
-            near_zero,
-            # Values that do not vary have no kurtosis; 1 is the least there is.
-            np.log(np.clip(np.nan_to_num(kurtosis, nan=1.0, posinf=_HUGE), 1.0, _HUGE)),
-        ],
-        axis=-1,
-    )
-    described[np.isnan(nonfinite)] = np.nan
+    """float64[taps, n, 5] of float64[taps, n, 6], or without the first axis of both.
+
+    Logarithms, because scales vary by ratios; finite for every request that came.
+    """
+    described = np.empty((*rows.shape[:-1], len(FEATURES)))
+    _describe(rows.reshape(-1, len(ROW_STATISTICS)), described.reshape(-1, len(FEATURES)))
     return described
+
+
+@njit(cache=True, nogil=True)
+def _describe(rows: Array, described: Array) -> None:
+    for i in range(len(rows)):
+        if np.isnan(rows[i, _NONFINITE]):
+            described[i] = np.nan
+            continue
+        described[i, 0] = rows[i, 0]
+        for scale in (1, 2):
+            described[i, scale] = math.log(_TINY if rows[i, scale] < _TINY else rows[i, scale])
+        described[i, 3] = rows[i, 3]
+        # Values that do not vary have no kurtosis; 1 is the least there is.
+        kurtosis = min(rows[i, 4], _HUGE) if rows[i, 4] > 1.0 else 1.0
+        described[i, 4] = math.log(kurtosis)
 
 
 def _broken(rows: Array) -> npt.NDArray[np.bool_]:
     """Requests with NaN or infinite values: whatever their other values say, nothing is stranger."""
-    return np.greater(rows[..., ROW_STATISTICS.index("nonfinite")], 0)
+    return np.greater(rows[..., _NONFINITE], 0)

@@ -8,35 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from sidecar.drift.whitening import Whitened, finite, ledoit_wolf
+from sidecar.drift.whitening import Whitened, finite, ledoit_wolf, measure
 
 Array = npt.NDArray[np.float64]
 Projections = npt.NDArray[np.float32]
-
-
-# Not a product of matrices: numpy's takes threads, which would spin beside the one that runs the model.
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})
-def _measure(projections: Projections, centres: Projections, matrices: Projections, found: Array) -> None:
-    """found[taps, n] of projections[taps, n, p]."""
-    taps, requests, width = projections.shape
-    white = np.empty(width, np.float32)
-    for tap in range(taps):
-        for request in range(requests):
-            if np.isinf(projections[tap, request, 0]):
-                found[tap, request] = np.inf
-                continue
-            white[:] = 0
-            for i in range(width):
-                away = projections[tap, request, i] - centres[tap, i]
-                row = matrices[tap, i]
-                for j in range(width):
-                    white[j] += away * row[j]
-            total = np.float32(0)
-            for j in range(width):
-                total += white[j] * white[j]
-            found[tap, request] = np.sqrt(total)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +49,7 @@ class MeanSpace:
         """
         found = np.full(projections.shape[:2], np.nan)
         if projections.shape[2] == self.centres.shape[1] > 0:
-            _measure(projections, self.centres, self.matrices, found)
+            measure(projections, self.centres, self.matrices, found)
             found[np.isnan(self.centres[:, 0])] = np.nan
         return found
 

@@ -36,7 +36,8 @@ class LayerDrift:
 class OutputDrift:
     """What a classifier answers. evidence: of distance, energy and margin; class_evidence: of the predicted classes.
 
-    Both in nats, comparable with the level of a layer. class_evidence is 0 where requests are judged class by class.
+    Both in nats: evidence is comparable with the level of a layer, the model alarms where class_evidence is ln 4 above
+    `alarm_level`. It is 0 where requests are judged class by class.
     """
 
     evidence: float
@@ -55,7 +56,7 @@ class DriftState:
     reference_created: seconds since the epoch, NaN while there is none.
     reference_widening: what a bet on a shift of one sigma is divided by for the sampling error of the reference.
     strata: the kinds of requests that are judged among themselves. output: None of what is no classifier.
-    direction_evidence: of all layers together, in nats; the model alarms where it is ln 2 above `alarm_level`.
+    direction_evidence: of all layers together, in nats; the model alarms where it is ln 4 above `alarm_level`.
     """
 
     reference_requests: int

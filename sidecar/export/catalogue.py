@@ -313,7 +313,7 @@ MODEL_EVIDENCE = Metric(
 )  # fmt: skip
 DIRECTION_EVIDENCE = Metric(
     "sidecar_drift_direction_evidence", "gauge",
-    "Evidence of small shifts in all layers together; with ln 2 more than sidecar_drift_alarm_level it alarms alone.",
+    "Evidence of small shifts in all layers together; with ln 4 more than sidecar_drift_alarm_level it alarms alone.",
     MODEL, "nats",
 )  # fmt: skip
 OUTPUT_EVIDENCE = Metric(
@@ -322,7 +322,8 @@ OUTPUT_EVIDENCE = Metric(
 )  # fmt: skip
 CLASS_EVIDENCE = Metric(
     "sidecar_drift_class_evidence", "gauge",
-    "Evidence that the shares of the predicted classes changed; alarms as a layer does.", MODEL, "nats",
+    "Evidence that shares of predicted classes changed; with ln 4 more than sidecar_drift_alarm_level it alarms alone.",
+    MODEL, "nats",
 )  # fmt: skip
 ALARM_LEVEL = Metric(
     "sidecar_drift_alarm_level", "gauge",
@@ -330,7 +331,7 @@ ALARM_LEVEL = Metric(
 )  # fmt: skip
 LAYER_ALARM_LEVEL = Metric(
     "sidecar_drift_layer_alarm_level", "gauge",
-    "Layer alarm level: ln(2 x layers x drift.requests_between_false_alarms); output and classes count as layers.",
+    "Layer alarm level: sidecar_drift_alarm_level + ln(2 x taps), or of a classifier ln(4 x (taps + 1)).",
     MODEL, "nats",
 )  # fmt: skip
 MODEL_ALARMS = Metric("sidecar_drift_model_alarms_total", "counter", "Alarms of the model's evidence.", MODEL)
@@ -407,6 +408,11 @@ ALWAYS_ON = Metric(
     "sidecar_instability_always_on_ratio", "gauge",
     "Share of the channels of all taps that fired at 99.9% of positions or more.", MODEL, "ratio",
 )  # fmt: skip
+SATURATED = Metric(
+    "sidecar_instability_saturated_ratio", "gauge",
+    "Share of channels, over all taps, certainly within 1% of their own largest |x| at half of positions or more.",
+    MODEL, "ratio",
+)  # fmt: skip
 RATE_BOUND = Metric(
     "sidecar_instability_rate_bound_ratio", "gauge",
     "95% bound on how often a dead channel fires, or one that always fired rests, largest of all taps.",
@@ -418,11 +424,12 @@ DISTINCT = Metric(
 )  # fmt: skip
 PARTICIPATION = Metric(
     "sidecar_instability_participation_ratio", "gauge",
-    "Directions (1..5) in which requests differ at a tap, (tr C)^2 / tr(C^2), least of all taps.", MODEL, "ratio",
+    "Directions, of 32 projections (GPU: 5 statistics), in which requests differ, (tr C)^2 / tr(C^2), least of taps.",
+    MODEL, "ratio",
 )  # fmt: skip
 EFFECTIVE_RANK = Metric(
     "sidecar_instability_effective_rank", "gauge",
-    "Directions (1..5) in which requests differ at a tap, by the entropy of eigenvalues, least of all taps.",
+    "Directions, of 32 projections (GPU: 5 statistics), in which requests differ, by eigenvalues, least of all taps.",
     MODEL,
 )  # fmt: skip
 SELF_SIMILARITY = Metric(

@@ -39,6 +39,8 @@ def signs(drift: DriftState) -> Iterator[tuple[Metric, tuple[str, ...], float]]:
     channels = sum(layer.tap.channels for layer in layers)
     always_on = sum(layer.instability.always_on_channels for layer in layers)
     yield catalogue.ALWAYS_ON, (), always_on / channels if channels else math.nan
+    saturated = sum(layer.instability.saturated_channels for layer in layers)
+    yield catalogue.SATURATED, (), saturated / channels if channels else math.nan
     for metric, of in LARGEST:
         yield metric, (), _worst(max, map(of, layers))
     for metric, of in LEAST:

@@ -11,6 +11,9 @@ import numpy.typing as npt
 from sidecar.errors import SketchError
 
 ALWAYS_ON = 0.999
+NEAR_BOUND = 0.99
+LEAST_POSITIONS = 300
+"""Of which a channel is called saturated: the rule of three, for what happens once in a hundred."""
 
 
 @dataclass(slots=True, eq=False)
@@ -105,6 +108,16 @@ class Channels:
     def dead(self) -> npt.NDArray[np.bool_]:
         """bool[C]: seen and never fired. `dead_rate_bound` says how rarely such a channel may still fire."""
         return np.equal(self.fires, 0) & (self.positions > 0)
+
+    def saturated(self) -> npt.NDArray[np.bool_]:
+        """bool[C]: at half of its positions or more |x| was within a hundredth of the channel's own largest.
+
+        With share s of |x| above q = 0.99 of the largest m, the mean of x**2 is at most (s + (1 - s) q**2) m**2, so
+        sums tell the least that s can be. A channel near its bound less steadily than about 99% is not called so.
+        """
+        whole = self.positions * self.absmax**2
+        least = (self.squares - NEAR_BOUND**2 * whole) >= 0.5 * (1 - NEAR_BOUND**2) * whole
+        return least & (self.absmax > 0) & (self.positions >= LEAST_POSITIONS)
 
     @property
     def dead_rate_bound(self) -> float:

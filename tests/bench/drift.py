@@ -80,7 +80,7 @@ def _agreement(task: Task) -> float | None:
     normal, window = len(task.normal), 50
     reference = rng.integers(normal, size=500)
     stream = np.concatenate([rng.integers(normal, size=200), normal + rng.integers(normal, size=200)])
-    columns = both.columns()
+    columns = both.columns(task.normal.space(np.arange(normal)))
     scaled = (columns / np.maximum(columns[reference].std(axis=0), 1e-12)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "given.npz", Path(folder) / "found.npy"
@@ -115,10 +115,19 @@ def _measure(task: Task) -> dict[str, Any]:
         name: _delay(task.normal, condition, lambda both, i: ours[i].follow(both), level, rng)
         for name, condition in conditions.items()
     }
-    columns = task.normal.columns()
+    alone = [Ours(task.normal, reference, counter=False) for reference in references]
+    by_evidence_alone = {
+        name: _delay(task.normal, condition, lambda both, i: alone[i].follow(both), level, rng)
+        for name, condition in conditions.items()
+        if condition.broken.any()
+    }
+    spaces = [task.normal.space(reference) for reference in references]
     for name, build in PEERS.items():
         for window in WINDOWS[name]:
-            detectors = [build(columns, reference, window) for reference in references]
+            detectors = [
+                build(task.normal.columns(space), reference, window)
+                for space, reference in zip(spaces, references, strict=True)
+            ]
             level, courses = _level(detectors, stretches, rng)
             if name in DEFAULTS:
                 often = sum(int((course >= DEFAULTS[name]).sum()) for course in courses)
@@ -127,7 +136,7 @@ def _measure(task: Task) -> dict[str, Any]:
                 condition: _delay(
                     task.normal,
                     wrong,
-                    lambda both, i, w=window, b=build: b(both.columns(), references[i], w),
+                    lambda both, i, w=window, b=build: b(both.columns(spaces[i]), references[i], w),
                     level,
                     rng,
                 )
@@ -144,6 +153,7 @@ def _measure(task: Task) -> dict[str, Any]:
         "false_alarms": false_alarms,
         "alarms_per_million_of_defaults": alarms,
         "median_requests_to_alarm": found,
+        "median_requests_to_alarm_by_evidence_alone": by_evidence_alone,
         "best_peer": {name: peer for name, (_, peer) in best.items()},
         "delay_ratio_vs_best_peer": {
             f"{task.name} {name}" if name in task.scenarios else name: found["ours"][name] / delay
@@ -213,4 +223,8 @@ def _show(task: dict[str, Any]) -> None:
         print(
             f"  {condition:18} ours {delay:g}  {line}  ratio {delay / min(best for best, _ in others.values()):.2f}"
         )
+    print(
+        "  by evidence alone, where a counter alerts at once:",
+        task["median_requests_to_alarm_by_evidence_alone"],
+    )
     print("  alarms per million of defaults:", task["alarms_per_million_of_defaults"])

@@ -33,12 +33,17 @@ class Detector(Protocol):
 
 
 class Ours:
-    """The model's R."""
+    """The model's R. Infinite from the first NaN or infinite value on, whose counter alerts without statistics."""
 
-    def __init__(self, recorded: Recorded, reference: Index) -> None:
+    def __init__(self, recorded: Recorded, reference: Index, *, counter: bool = True) -> None:
+        self._counter = counter
         self._recorded, past = recorded, recorded.of(reference)
+        self._space = recorded.space(reference)
+        distances = self._space.distances(past.projections)
         # The run length bounds R only far above what alarms here.
-        self._judge = Judge(past.rows, past.outputs, np.zeros(len(past), np.int64), 1, run_length=1e9)
+        self._judge = Judge(
+            past.rows, past.outputs, np.zeros(len(past), np.int64), 1, run_length=1e9, distances=distances
+        )
         self._fresh = {name: part.copy() for name, part in self._judge.state().items()}
 
     def follow(self, recorded: Recorded) -> "Ours":
@@ -49,7 +54,10 @@ class Ours:
     def course(self, traffic: Index, rng: np.random.Generator) -> Array:
         self._judge.resume(self._fresh)
         seen = self._recorded.of(traffic)
-        return self._judge.update(seen.rows, seen.outputs, np.zeros(len(seen), np.int64), rng)
+        distances = self._space.distances(seen.projections)
+        evidence = self._judge.update(seen.rows, seen.outputs, np.zeros(len(seen), np.int64), rng, distances)
+        counted = np.cumsum(seen.broken) > 0
+        return np.where(counted & self._counter, np.inf, evidence)
 
 
 class KolmogorovSmirnov:

@@ -13,14 +13,18 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from sidecar.baseline.recording import record_baseline
+from sidecar import runtime
+from sidecar.baseline.recording import read_requests, replay
 from sidecar.demo import training
 from sidecar.demo.shifts import Scenario, shifted
-from sidecar.drift.scores import features
+from sidecar.drift.scores import FIT_STRIDE, features, stack_projections, stack_rows
+from sidecar.drift.space import MeanSpace, Projections
+from sidecar.observation import observe
 from sidecar.settings import Settings, resolve
-from sidecar.sketch import OutputRows
+from sidecar.sketch import ROW_STATISTICS, OutputRows
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
 
 FOLDER = Path("build/bench").absolute()
 RECORDED = 1_500
@@ -28,42 +32,56 @@ RECORDED = 1_500
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recorded:
-    """Requests of one kind. rows: float64[taps, n, 6]."""
+    """Requests of one kind. rows: float64[taps, n, 6]. projections: float32[taps, n, 32]."""
 
     rows: Array
     outputs: OutputRows
+    projections: Projections
 
     def __len__(self) -> int:
         return self.rows.shape[1]
 
-    def of(self, index: npt.NDArray[np.int64]) -> "Recorded":
+    def of(self, index: Index) -> "Recorded":
         outputs = self.outputs
         return Recorded(
             self.rows[:, index],
             OutputRows(
                 outputs.energy[index], outputs.margin[index], outputs.predicted[index], outputs.logits[index]
             ),
+            self.projections[:, index],
         )
 
     def then(self, later: "Recorded") -> "Recorded":
         return Recorded(
-            np.concatenate([self.rows, later.rows], axis=1), OutputRows.concat([self.outputs, later.outputs])
+            np.concatenate([self.rows, later.rows], axis=1),
+            OutputRows.concat([self.outputs, later.outputs]),
+            np.concatenate([self.projections, later.projections], axis=1),
         )
 
-    def columns(self) -> Array:
-        """What other detectors see, float64[n, 5 * taps + 2]: the same numbers that ours does."""
+    @property
+    def broken(self) -> npt.NDArray[np.bool_]:
+        """Requests with NaN or infinite values at any tap, bool[n]."""
+        return (self.rows[..., ROW_STATISTICS.index("nonfinite")] > 0).any(axis=0)
+
+    def space(self, reference: Index) -> MeanSpace:
+        """Of the channel means of a reference, as drift makes it."""
+        return MeanSpace.fit(self.projections[:, reference[::FIT_STRIDE]])
+
+    def columns(self, space: MeanSpace) -> Array:
+        """What other detectors see, float64[n, 6 * taps + 2]: the same numbers that ours does."""
         taps = np.concatenate(list(features(self.rows)), axis=1)
-        columns = np.column_stack([taps, self.outputs.energy, self.outputs.margin])
+        means = space.distances(self.projections).T
+        columns = np.column_stack([taps, means, self.outputs.energy, self.outputs.margin])
         # They have no place for what is not finite; a number that is far off stands for it.
         limits = np.nan_to_num(columns, nan=1e6, posinf=1e6, neginf=-1e6)
         return np.clip(limits, -1e6, 1e6)
 
     def moved(self, sigmas: float, taps: slice) -> "Recorded":
-        """With the mean at these taps moved by so many standard deviations of it between requests."""
+        """With the mean at these taps, and nothing else, moved by so many of its standard deviations."""
         rows = self.rows.copy()
         spread = rows[taps, :, 0].std(axis=1, keepdims=True)
         rows[taps, :, 0] += sigmas * spread
-        return Recorded(rows, self.outputs)
+        return Recorded(rows, self.outputs, self.projections)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,9 +118,17 @@ def record(settings: Settings, name: str, inputs: npt.NDArray[np.float32]) -> Re
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "requests.npz"
         np.savez(path, **{name: np.ascontiguousarray(inputs, np.float32)})
-        reference = record_baseline(settings.models[0], settings, path, lambda: 0.0)
-    assert reference.outputs is not None
-    return Recorded(reference.rows, reference.outputs)
+        model = runtime.load(settings.models[0])
+        requests = read_requests(path, model, batched=True)
+    watched = observe(model, settings.models[0], settings, lambda _: None, lambda: 0.0)
+    taps = watched.taps
+    readings = list(replay(model, watched, requests, settings.models[0].batching.max_rows))
+    outputs = [reading.outputs for reading in readings if reading.outputs]
+    return Recorded(
+        np.concatenate([stack_rows(reading.rows, taps) for reading in readings], axis=1),
+        OutputRows.concat(outputs),
+        np.concatenate([stack_projections(reading.rows, taps) for reading in readings], axis=1),
+    )
 
 
 def _settings(source: str, weights: Path, name: str, width: int, classes: int, taps: list[str]) -> Settings:

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.drift.between import autocorrelation, between, dimensions, self_similarity, sign_changes
+from sidecar.drift.between import (
+    autocorrelation,
+    between,
+    dimensions,
+    of_channel_means,
+    self_similarity,
+    sign_changes,
+)
+from sidecar.drift.projected import KEPT, Projected
 from sidecar.drift.weighted import Scale, Weighted
 
 
@@ -90,3 +98,44 @@ def test_requests_that_missed_the_tap_are_left_out():
     points = np.random.default_rng(3).normal(size=(20, 2))
     holes = np.insert(points, 5, np.nan, axis=0)
     assert between(requests(holes), UNIT, 20, 20, 1.0) == between(requests(points), UNIT, 20, 20, 1.0)
+
+
+def of_a_tap():
+    return [between(requests(np.random.default_rng(1).normal(size=(50, 2))), UNIT, 50, 50, 1.0)]
+
+
+def test_directions_are_those_of_channel_means_where_they_are_projected():
+    rng = np.random.default_rng(2)
+    flat = np.zeros((1, 400, 32), np.float32)
+    flat[..., :7] = rng.normal(size=(1, 400, 7))
+    (found,) = of_channel_means(of_a_tap(), flat, np.ones(400), np.zeros((1, 32), np.float32))
+    assert found.of_channel_means
+    assert found.participation_ratio == pytest.approx(7, rel=0.05)
+    assert found.effective_rank == pytest.approx(7, rel=0.05)
+    assert abs(found.self_similarity) < 0.1
+
+
+def test_requests_that_all_left_the_references_centre_alike_resemble_each_other():
+    rng = np.random.default_rng(3)
+    away = rng.normal(4, 0.1, size=(1, 100, 32)).astype(np.float32)
+    centres = np.zeros((1, 32), np.float32)
+    assert of_channel_means(of_a_tap(), away, np.ones(100), centres)[0].self_similarity > 0.99
+    unknown = np.empty((0, 0), np.float32)
+    assert abs(of_channel_means(of_a_tap(), away, np.ones(100), unknown)[0].self_similarity) < 0.2
+
+
+@pytest.mark.parametrize("shape", [(1, 50, 0), (1, 2, 32), (0, 0, 0)])
+def test_without_projections_they_stay_those_of_the_statistics(shape):
+    projections = np.zeros(shape, np.float32)
+    kept = of_a_tap()
+    assert of_channel_means(kept, projections, np.ones(shape[1]), np.zeros((1, 32), np.float32)) == kept
+    assert not kept[0].of_channel_means
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=8), st.integers(0, 600))
+def test_the_newest_projections_are_kept_in_order(sizes, wanted):
+    kept, whole = Projected(), np.arange(sum(sizes), dtype=np.float32).reshape(1, -1, 1)
+    for part in np.split(whole, np.cumsum(sizes)[:-1], axis=1):
+        kept.add(part)
+    expected = whole[0, max(sum(sizes) - min(wanted, KEPT), 0) :, 0]
+    assert kept.newest(wanted)[0, :, 0].tolist() == expected.tolist()

@@ -5,12 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.drift.classes import ClassShares
 from sidecar.drift.evidence import EDetector, Latch, bets, reference_allowance
 from sidecar.drift.ranks import normal_scores
 
 
-def detector(run_length, taps=4, scores=2):
-    return EDetector([scores] * taps, run_length, np.full((1, taps), 100_000))
+def detector(run_length, layers=4, scores=2):
+    """The last two of the layers see all others."""
+    return EDetector([scores] * layers, run_length, np.full((1, layers), 100_000))
 
 
 def feed(watched, p):
@@ -79,10 +81,10 @@ def test_a_shift_of_one_sigma_alarms_within_forty_requests():
 def test_a_layer_alarm_implies_an_alarm_of_the_model():
     rng, watched = np.random.default_rng(3), detector(1_000)
     p = correlated_p_values(rng, 200)
-    p[:, 2] = correlated_p_values(rng, 200, shift=2.0)[:, 2]
+    p[:, 1] = correlated_p_values(rng, 200, shift=2.0)[:, 1]
     feed(watched, p)
-    assert [layer.alarms for layer in watched.layers] == [0, 0, 1, 0]
-    assert watched.model.ordinals[0] <= watched.layers[2].ordinals[0]
+    assert [layer.alarms for layer in watched.layers] == [0, 1, 0, 0]
+    assert watched.model.ordinals[0] <= watched.layers[1].ordinals[0]
 
 
 def test_evidence_falls_and_the_alarm_ends_after_the_shift_does():
@@ -113,9 +115,9 @@ def test_evidence_rests_at_zero_nats():
 
 
 def test_alarm_levels_are_logarithms_of_the_run_length_over_the_weight():
-    watched = detector(1_000, taps=5)
+    watched = detector(1_000, layers=5)
     assert watched.alarm_level == pytest.approx(math.log(1_000))
-    assert watched.layer_alarm_level == pytest.approx(math.log(8_000))
+    assert watched.layer_alarm_level == pytest.approx(math.log(6_000))
 
 
 def test_evidence_of_endless_drift_stays_finite():
@@ -144,6 +146,22 @@ def test_a_request_that_missed_a_tap_leaves_its_evidence():
     feed(watched, p)
     assert watched.layer_evidence[1] == before[1]
     assert watched.layer_evidence[0] > before[0]
+
+
+def test_the_classes_of_a_classifier_take_a_quarter_of_the_stake_and_the_layers_what_is_left():
+    shares = ClassShares(np.zeros(5_000, np.int64), 2, np.zeros(5_000, np.int64), 1)
+    watched = EDetector([2] * 5, 1_000, np.full((1, 5), 100_000), shares)
+    alone = [math.log(layer.alarm / 1_000) for layer in watched.layers]
+    assert alone == pytest.approx([math.log(12)] * 3 + [math.log(4)] * 3)
+
+
+def test_a_distribution_that_only_changes_its_form_alarms():
+    rng, watched = np.random.default_rng(7), detector(10_000, layers=3)
+    feed(watched, rng.random((2_000, 3, 2)))
+    assert not watched.model.alarms
+    beyond = np.where(rng.random((1_500, 3, 2)) < 0.5, 0.25, 0.75) + rng.uniform(-0.2, 0.2, (1_500, 3, 2))
+    feed(watched, beyond)
+    assert watched.model.alarms
 
 
 def test_a_latch_holds_between_alarm_and_clear_level():

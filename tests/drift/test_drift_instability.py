@@ -32,6 +32,22 @@ def test_signs_of_instability_compare_window_and_reference():
     assert math.isnan(signs.rms_change)
 
 
+def test_a_channel_that_stays_at_its_bound_is_saturated_and_one_that_swings_is_not():
+    rng = np.random.default_rng(1)
+    values = np.tanh(np.column_stack([rng.normal(9, 1, 500), rng.normal(0, 3, 500), rng.normal(0, 0.1, 500)]))
+    assert instability(sketch(values), None, TapSketch.empty(3)).saturated_channels == 1
+    assert instability(sketch(values[:200]), None, TapSketch.empty(3)).saturated_channels == 0
+
+
+@given(st.integers(0, 1_000))
+def test_of_a_saturated_channel_half_of_the_values_are_near_its_largest(seed):
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random((400, 8)) < rng.uniform(0.9, 1, 8), 1.0, rng.random((400, 8)))
+    values *= rng.choice([-1.0, 1.0], size=(400, 8))
+    near = (np.abs(values) >= 0.99 * np.abs(values).max(axis=0)).mean(axis=0)
+    assert np.all(near[sketch(values).channels.saturated()] >= 0.5)
+
+
 def test_growth_of_the_rms_is_counted_in_doublings():
     window, reference, before = sketch([[8.0, -8.0]]), sketch([[2.0, 2.0]]), sketch([[32.0, 32.0]])
     signs = instability(window, reference, before)

@@ -83,6 +83,7 @@ def drifting(fresh: DriftState) -> DriftState:
             instability=replace(
                 layer.instability, absmax_growth=1.75, headroom=HEADROOM | {"e4m3": 5.5 - layer.tap.layer},
                 narrowed=dict.fromkeys(("e4m3", "e5m2"), NARROWED), massive=2, dead_channels=1, always_on_channels=1,
+                saturated_channels=2,
             ),
             between=BETWEEN,
         )
