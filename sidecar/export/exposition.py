@@ -18,7 +18,15 @@ from sidecar.export.text import openmetrics, text
 from sidecar.types import Clock
 
 LONGEST_SECONDS = 1.0
-"""A page is never older, however rarely sketches are taken off the device."""
+"""A page is given out again for no longer, however rarely sketches are taken off the device, but where pages cost more
+than their share."""
+
+SHARE, BURST_SECONDS = 0.005, 0.25
+"""Of the time may go into pages, because requests are slower meanwhile, and so less than one in a hundred is. Up to so
+many seconds may be saved, which one Prometheus never uses up."""
+
+STALE_SECONDS = 5.0
+"""A page is never older, whatever pages cost."""
 
 Encode = Callable[[Iterable[Family]], Iterator[bytes]]
 
@@ -47,6 +55,7 @@ class Exposition:
         self._registry = registry
         self._keep = min(keep_seconds, LONGEST_SECONDS)
         self._clock = clock
+        self._left, self._settled = BURST_SECONDS, clock()
         self._pages: dict[Format, Page] = {}
         self._making = {format: asyncio.Lock() for format in FORMATS}
 
@@ -54,9 +63,16 @@ class Exposition:
         """The page in this format. Who asks while it is made waits for it, and makes no other."""
         async with self._making[format]:
             page = self._pages.get(format)
-            if page is None or self._clock() - page.made >= self._keep:
+            if page is None or self._is_old(page):
                 page = self._pages[format] = await asyncio.to_thread(self._make, format)
+                self._left -= self._clock() - page.made
         return page
+
+    def _is_old(self, page: Page) -> bool:
+        now = self._clock()
+        self._left = min(self._left + SHARE * (now - self._settled), BURST_SECONDS)
+        self._settled = now
+        return now - page.made >= (self._keep if self._left > 0 else STALE_SECONDS)
 
     def _make(self, format: Format) -> Page:
         made = self._clock()

@@ -16,7 +16,7 @@ from prometheus_client.samples import Exemplar
 
 from sidecar._pb import prometheus_metrics_pb2 as pb
 from sidecar.export.catalogue import CATALOGUE
-from sidecar.export.exposition import LONGEST_SECONDS, Exposition
+from sidecar.export.exposition import BURST_SECONDS, LONGEST_SECONDS, STALE_SECONDS, Exposition
 from sidecar.export.negotiation import chosen, gzipped
 from sidecar.export.protobuf import protobuf
 from sidecar.export.text import openmetrics, text
@@ -244,7 +244,7 @@ async def test_many_who_ask_at_once_share_one_page(counted):
     assert len({id(page) for page in pages}) == 1
 
 
-async def test_a_page_is_never_older_than_a_second():
+async def test_a_page_is_kept_no_longer_than_a_second_however_seldom_taps_are_drained():
     now, registry = [0.0], CollectorRegistry()
     counting = Counting()
     registry.register(counting)
@@ -253,3 +253,49 @@ async def test_a_page_is_never_older_than_a_second():
     now[0] = LONGEST_SECONDS
     await exposition.page("text")
     assert counting.asked == 2
+
+
+class Slow(Counting):
+    """Takes a tenth of a second each time."""
+
+    def __init__(self, now):
+        super().__init__()
+        self._now = now
+
+    def collect(self):
+        self._now[0] += 0.1
+        return super().collect()
+
+
+@pytest.fixture
+def slow():
+    now, registry = [0.0], CollectorRegistry()
+    counting = Slow(now)
+    registry.register(counting)
+    return counting, now, Exposition(registry, 0.5, lambda: now[0])
+
+
+async def test_pages_that_take_long_are_made_less_often(slow):
+    counting, now, exposition = slow
+    while now[0] < 1000:
+        await exposition.page("text")
+        now[0] += 0.5
+    assert counting.asked * 0.1 <= BURST_SECONDS + 0.1 + 1000 / STALE_SECONDS * 0.1
+
+
+async def test_no_page_is_older_than_five_seconds_whatever_pages_take(slow):
+    counting, now, exposition = slow
+    for _ in range(100):
+        asked = counting.asked
+        await exposition.page("text")
+        now[0] += STALE_SECONDS
+        await exposition.page("text")
+        assert counting.asked > asked
+
+
+async def test_one_who_asks_every_fifteen_seconds_always_gets_a_new_page(slow):
+    counting, now, exposition = slow
+    for _ in range(100):
+        await exposition.page("text")
+        now[0] += 15.0
+    assert counting.asked == 100
