@@ -130,7 +130,7 @@ TRITON_REASONS = "| `reason` of Triton | `reason` of `sidecar_rejected_requests_
 CONFIGURATION = """\
 # Configuration
 
-Written by `docs/generate.py` from `sidecar/settings.py`; change it there.
+Written by `docs/generate.py` from `sidecar/settings/`; change it there.
 
 One TOML file configures everything: `sidecar serve --config sidecar.toml`. Each key may also come from the
 environment, which wins: `SIDECAR_CAPTURE__SAMPLE_RATE=0.5` sets `sample_rate` in `[capture]`, and
