@@ -16,7 +16,7 @@ from sidecar.errors import BaselineError, SketchError
 from sidecar.sketch import BINS, Channels, Counts, Histogram, Moments, TapSketch
 
 FORMAT = "sidecar-baseline-json"
-VERSION = 2
+VERSION = 3
 
 _CHANNELS: dict[str, npt.DTypeLike] = {
     "fires": np.int64, "total": np.float64, "squares": np.float64, "absmax": np.float64, "outliers": np.int64,

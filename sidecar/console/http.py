@@ -202,6 +202,7 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "wasserstein": _number(layer.effects.wasserstein),
                 "mean_shift": _number(layer.effects.mean_shift),
                 "frechet": _number(layer.effects.frechet),
+                "frechet_of_channel_means": layer.effects.frechet_of_channel_means,
                 "no_drift_levels": plain(layer.effects.levels),
                 "times_level": _number(layer.effects.times_level),
                 "shifted_statistic": layer.shifted_statistic,

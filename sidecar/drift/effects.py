@@ -113,9 +113,16 @@ def _area(left: Array, right: Array) -> Array:
 def frechet(mean: Array, covariance: Array, other_mean: Array, other_covariance: Array) -> Array:
     """Squared Frechet distance of Gaussians, [..., d] and [..., d, d] -> [...]; Dowson and Landau 1982, eq. 4."""
     values, vectors = np.linalg.eigh(covariance)
-    root = (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ np.swapaxes(vectors, -1, -2)
-    common = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0.0)).sum(axis=-1)
-    traces = np.trace(covariance, axis1=-2, axis2=-1) + np.trace(other_covariance, axis1=-2, axis2=-1)
+    return frechet_from(
+        mean, vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :], other_mean, other_covariance
+    )
+
+
+def frechet_from(mean: Array, factor: Array, other_mean: Array, other_covariance: Array) -> Array:
+    """`frechet` where the first covariance is F F', with any such F: the eigenvalues of F'C F are the same."""
+    products = np.swapaxes(factor, -1, -2) @ other_covariance @ factor
+    common = np.sqrt(np.maximum(np.linalg.eigvalsh(products), 0.0)).sum(axis=-1)
+    traces = np.sum(factor**2, axis=(-2, -1)) + np.trace(other_covariance, axis1=-2, axis2=-1)
     return np.sum((mean - other_mean) ** 2, axis=-1) + traces - 2 * common  # type: ignore[no-any-return]
 
 

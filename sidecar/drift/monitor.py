@@ -16,6 +16,7 @@ from sidecar.drift.causes import Cause, Requests, Suspect, cause, first_suspect,
 from sidecar.drift.comparison import expected_of
 from sidecar.drift.effects import worst_channels
 from sidecar.drift.evidence import ACROSS, EDetector
+from sidecar.drift.frechet import Gaussians
 from sidecar.drift.groups import Groups
 from sidecar.drift.instability import AcrossLayers, instability
 from sidecar.drift.judge import Judge
@@ -53,6 +54,7 @@ class _Judge:
     strata: Strata
     evidence: Judge
     expected: tuple[Expected, ...]
+    gaussians: Gaussians
 
 
 class DriftMonitor:
@@ -202,7 +204,7 @@ class DriftMonitor:
         evidence = Judge(
             rows, outputs, numbers, len(strata), self._run_length, by_class=by_class, distances=distances
         )
-        self._judge = _Judge(reference, strata, evidence, expected)
+        self._judge = _Judge(reference, strata, evidence, expected, Gaussians.of(reference.space))
         self._detector = evidence.detector
         if self._keeping:
             self._keeping.resume(evidence, reference, self._rng)
@@ -283,8 +285,12 @@ class DriftMonitor:
     ) -> tuple[LayerDrift, ...]:
         judge, seconds = self._judge, self._window_seconds
         effects = [EffectSizes.unknown()] * len(self._taps)
+        newest = self._projected.newest(len(seen))
+        weights = seen.weights[len(seen) - newest.shape[1] :]
         if judge:
-            effects = effect_sizes(judge.expected, windows, seen)
+            channel_means = judge.gaussians.distances(newest, weights, judge.reference.mean_nodrift)
+            pace()
+            effects = effect_sizes(judge.expected, windows, seen, channel_means)
             pace()
         distinct = []
         for tap in self._taps:
@@ -298,9 +304,7 @@ class DriftMonitor:
             [window.moments.variance for window in windows],
         )
         pace()
-        newest = self._projected.newest(len(seen))
         centres = judge.reference.space.centres if judge else np.empty((0, 0), np.float32)
-        weights = seen.weights[len(seen) - newest.shape[1] :]
         together = of_channel_means(together, newest, weights, centres)
         evidence = self._detector.layer_evidence.tolist()
         layers = []

@@ -24,8 +24,8 @@ LEVEL = 0.999
 
 RESAMPLES = 1_000
 BLOCKS = 64
-_LEAST_BLOCK = 5
-_LEAST_PARTS = 8
+LEAST_BLOCK = 5
+LEAST_PARTS = 8
 
 _POWER = np.array([1.0, 1.0, 0.5, 0.5, 0.5, 1.0])
 """Divergences fall with the number of requests as a variance does, the others as a standard error does."""
@@ -69,7 +69,7 @@ def measure(
     resemble each other count as the few that they are worth. sigma: of all values.
     With fewer than two parts the mean is unknown, with fewer than eight the level.
     """
-    parts = np.array_split(np.arange(len(rows)), max(min(BLOCKS, len(rows) // _LEAST_BLOCK), 1))
+    parts = np.array_split(np.arange(len(rows)), max(min(BLOCKS, len(rows) // LEAST_BLOCK), 1))
     blocks = [block for part in parts if len(block := rows.part(part).known()) > 1]
     scaled = [np.full((1, 4), math.nan), np.full((1, 2), math.nan)]
     if len(chunks) > 1:
@@ -78,7 +78,7 @@ def measure(
         scaled[1] = _between_rows(blocks, rows.known().scale(), _halves(len(blocks), rng))
     mean = np.concatenate([one.mean(axis=0) for one in scaled])
     level = np.concatenate([np.quantile(one, LEVEL, axis=0) for one in scaled])
-    level[np.repeat([len(chunks), len(blocks)], [4, 2]) < _LEAST_PARTS] = math.nan
+    level[np.repeat([len(chunks), len(blocks)], [4, 2]) < LEAST_PARTS] = math.nan
     return NoDrift(tuple(mean.tolist()), tuple(level.tolist()))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.drift.effects import Cells, Integers, signed_counts
+from sidecar.drift.frechet import SIZES, Gaussians
 from sidecar.drift.groups import ROUTE, Groups, class_names, frequent
 from sidecar.drift.nodrift import EFFECTS, NoDrift, measure
 from sidecar.drift.scores import FIT_STRIDE, features, stack_projections, stack_rows
@@ -24,7 +25,7 @@ from sidecar.errors import BaselineError, SketchError
 from sidecar.sketch import ROW_STATISTICS, OutputRows, Reading, TapSketch
 from sidecar.types import Tap
 
-_SEALED = Sealed("baseline", b"sidecar-baseline", 4)
+_SEALED = Sealed("baseline", b"sidecar-baseline", 5)
 _CHUNKS = 64
 _SEED = 0
 """The same requests give the same file."""
@@ -39,6 +40,7 @@ class Reference:
     ones, which `requests` counts; means are over all, by weight; the sketches count each value once.
     created_at: seconds since the epoch of the last reading in it.
     space, distances: of the channel means, made by every fourth common request; float64[taps, observed requests] in it.
+    mean_nodrift: float64[taps, 2, sizes], what `Gaussians.measure` says of that space.
     outputs: what a classifier answered to each of these requests. stratified_by, labels: what their strata are told
     by, and str[observed requests], its value. routes: str[observed requests], as `groups.frequent` leaves them.
     """
@@ -54,6 +56,7 @@ class Reference:
     common: npt.NDArray[np.bool_]
     space: MeanSpace
     distances: npt.NDArray[np.float64]
+    mean_nodrift: npt.NDArray[np.float64]
     outputs: OutputRows | None
     stratified_by: str
     labels: Labels
@@ -98,6 +101,7 @@ class Reference:
             rows=self.rows[order],
             space=self.space.arranged(order),
             distances=self.distances[order],
+            mean_nodrift=self.mean_nodrift[order],
         )
 
     def members(self) -> dict[str, npt.NDArray[Any]]:
@@ -118,6 +122,7 @@ class Reference:
             "centres": self.space.centres,
             "whitening": self.space.matrices,
             "distances": self.distances.astype(np.float32),
+            "mean_nodrift": self.mean_nodrift,
             "labels": self.labels,
             "routes": self.routes,
         }
@@ -163,6 +168,7 @@ class Reference:
             "centres": (len(taps), width),
             "whitening": (len(taps), width, width),
             "distances": (len(taps), requests),
+            "mean_nodrift": (len(taps), 2, len(SIZES)),
             **dict.fromkeys(("common", "labels", "routes"), (requests,)),
         }
         for name, shape in shapes.items():
@@ -185,6 +191,7 @@ class Reference:
             common=members["common"],
             space=MeanSpace(members["centres"], members["whitening"]),
             distances=members["distances"].astype(np.float64),
+            mean_nodrift=members["mean_nodrift"],
             outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
             if f"output_{_OUTPUTS[0]}" in members
             else None,
@@ -243,6 +250,7 @@ class ReferenceBuilder:
         common = np.concatenate(self._common)
         projections = self._projected()
         space = MeanSpace.fit(projections[:, np.flatnonzero(common)[::FIT_STRIDE]])
+        others = np.delete(np.flatnonzero(common), slice(None, None, FIT_STRIDE))
         rng = np.random.default_rng(_SEED)
         described = features(rows)
         return Reference(
@@ -261,6 +269,7 @@ class ReferenceBuilder:
             space=space,
             # As in a file, so that a reference that was kept gives the same ranks.
             distances=space.distances(projections).astype(np.float32).astype(np.float64),
+            mean_nodrift=Gaussians.of(space).measure(projections[:, others], np.random.default_rng(_SEED)),
             outputs=OutputRows.concat(self._outputs) if self._outputs else None,
             stratified_by=self._stratify_by,
             labels=np.concatenate(self._labels),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,13 @@ from sidecar.drift.effects import (
     signed_counts,
     spreads,
 )
+from sidecar.drift.frechet import Distances
 from sidecar.drift.nodrift import EFFECTS, NoDrift, spread
 from sidecar.drift.recent import Described
 from sidecar.drift.weighted import Array, Scale, Weighted, ratio
 from sidecar.sketch import TapSketch
 
-_SHIFT = EFFECTS.index("mean_shift")
+_SHIFT, _FRECHET = (EFFECTS.index(name) for name in ("mean_shift", "frechet"))
 _OF_VALUES = 4
 
 
@@ -65,7 +66,8 @@ class EffectSizes:
     """How far a window is from the reference, each less what it averages without drift; NaN where it is not known.
 
     kolmogorov_smirnov 0 to 1, wasserstein in standard deviations of the values, frechet in squared standard
-    deviations of the requests' statistics. mean_shift, in standard deviations of the requests: of the
+    deviations of 32 projections of the requests' channel means where `frechet_of_channel_means`, else of their five
+    statistics. mean_shift, in standard deviations of the requests: of the
     statistic that moved most, the column `shifted` (-1: none), signed; its no-drift mean
     brings it no further than to 0.
     levels: effect -> its 99.9% no-drift level, for as many requests.
@@ -82,6 +84,7 @@ class EffectSizes:
     shifted: int
     levels: Mapping[str, float]
     times_level: float
+    frechet_of_channel_means: bool = field(default=False, kw_only=True)
 
     @classmethod
     def unknown(cls) -> EffectSizes:
@@ -90,9 +93,15 @@ class EffectSizes:
 
 
 def effect_sizes(
-    expected: Sequence[Expected], windows: Sequence[TapSketch], seen: Described
+    expected: Sequence[Expected],
+    windows: Sequence[TapSketch],
+    seen: Described,
+    channel_means: Distances | None = None,
 ) -> list[EffectSizes]:
-    """Of each tap, in one order throughout. seen: the window's requests."""
+    """Of each tap, in one order throughout. seen: the window's requests.
+
+    channel_means: the Frechet distance of their projections, instead of that of their statistics where it is known.
+    """
     signed = np.stack([signed_counts(window) for window in windows])
     old = np.stack([one.signed for one in expected])
     moved = _shifts(expected, seen)
@@ -103,6 +112,12 @@ def effect_sizes(
     shift = moved[np.arange(len(moved)), shifted]
     raw = np.column_stack([*_of_values(expected, signed, old), np.abs(shift), frechets])
     mean, level = _without_drift(expected, windows, known)
+    projected = np.zeros(len(expected), dtype=np.bool_)
+    if channel_means:
+        projected = ~np.isnan(channel_means.found)
+        replaced = ((raw, channel_means.found), (mean, channel_means.mean), (level, channel_means.level))
+        for effects, distances in replaced:
+            effects[projected, _FRECHET] = distances[projected]
     less = raw - mean
     corrected = np.copysign(np.maximum(less[:, _SHIFT], 0.0), shift)
     less[:, _SHIFT] = np.where(np.isnan(less[:, _SHIFT]), shift, corrected)
@@ -115,11 +130,18 @@ def effect_sizes(
             shifted=int(column),
             levels=dict(zip(EFFECTS, levels, strict=True)),
             times_level=most,
+            frechet_of_channel_means=of_means,
         )
         if there
         else EffectSizes.unknown()
-        for there, sizes, column, levels, most in zip(
-            both.tolist(), less.tolist(), shifted, level.tolist(), times.tolist(), strict=True
+        for there, sizes, column, levels, most, of_means in zip(
+            both.tolist(),
+            less.tolist(),
+            shifted,
+            level.tolist(),
+            times.tolist(),
+            projected.tolist(),
+            strict=True,
         )
     ]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sidecar.drift.frechet import SIZES
 from sidecar.drift.groups import ROUTE, frequent
 from sidecar.drift.nodrift import NoDrift
 from sidecar.drift.reference import Reference
@@ -44,6 +45,7 @@ def snapshot(
         # The timeline keeps no projections, so that a window stays small.
         space=MeanSpace.unknown(len(taps)),
         distances=np.full(stacked.shape[:2], np.nan),
+        mean_nodrift=np.full((len(taps), 2, len(SIZES)), np.nan),
         weights=np.concatenate([one.weights for one in readings]),
         common=np.concatenate([one.common for one in readings]),
         outputs=OutputRows.concat(outputs) if len(outputs) == len(readings) else None,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-_LEAST_SPREAD = 1e-6
+LEAST_SPREAD = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,7 +45,7 @@ class Weighted:
         centre = np.average(self.values, axis=0, weights=self.weights)
         spread = np.sqrt(np.average((self.values - centre) ** 2, axis=0, weights=self.weights))
         # A statistic that never moved still has rounding errors.
-        return Scale(centre, np.maximum(spread, _LEAST_SPREAD * (1 + np.abs(centre))))
+        return Scale(centre, np.maximum(spread, LEAST_SPREAD * (1 + np.abs(centre))))
 
     def standard(self, scale: Scale) -> Weighted:
         return Weighted((self.values - scale.centre) / scale.spread, self.weights)

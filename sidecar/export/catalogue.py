@@ -265,8 +265,8 @@ WASSERSTEIN = Metric(
 )  # fmt: skip
 FRECHET = Metric(
     "sidecar_drift_frechet", "gauge",
-    "Squared Frechet distance of the five request statistics from the reference, each in its standard deviations, "
-    "its no-drift mean subtracted.", TAP,
+    "Squared Frechet distance of 32 projections of channel means (GPU: 5 request statistics) from the reference, each "
+    "in its standard deviations, its no-drift mean subtracted.", TAP,
 )  # fmt: skip
 TIMES_LEVEL = Metric(
     "sidecar_drift_times_level_ratio", "gauge",

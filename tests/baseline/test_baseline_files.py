@@ -116,7 +116,7 @@ def test_the_export_can_be_read_without_this_program(recorded):
 
 DAMAGE = [
     (lambda read: read.update(format="x"), "its format must be 'sidecar-baseline-json'"),
-    (lambda read: read.update(version=1), "has JSON version 1, supported is 2"),
+    (lambda read: read.update(version=1), "has JSON version 1, supported is 3"),
     (lambda read: read.pop("header"), "is not a whole baseline: KeyError"),
     (lambda read: read["sketches"].pop(), "is not a whole baseline"),
     (lambda read: read["sketches"][0]["channels"]["fires"].pop(), "channel arrays differ in shape"),

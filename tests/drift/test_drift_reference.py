@@ -94,7 +94,7 @@ def test_another_format_version_is_named(reference, path):
     stored = bytearray(path.read_bytes())
     stored[16] = 7
     path.write_bytes(stored)
-    with pytest.raises(BaselineError, match="baseline format 7, supported is 4"):
+    with pytest.raises(BaselineError, match="baseline format 7, supported is 5"):
         Reference.load(path)
 
 
@@ -116,7 +116,7 @@ def test_a_file_cut_short_is_found(reference, path):
 
 
 def test_whole_bytes_that_are_no_archive_are_damage(path):
-    path.write_bytes(b"sidecar-baseline\x04" + hashlib.sha256(b"text").digest() + b"text")
+    path.write_bytes(b"sidecar-baseline\x05" + hashlib.sha256(b"text").digest() + b"text")
     with pytest.raises(BaselineError, match="damaged"):
         Reference.load(path)
 
