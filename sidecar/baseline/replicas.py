@@ -114,6 +114,7 @@ def _content(request: urllib.request.Request, url: str, seconds: float) -> bytes
             return content
     except urllib.error.HTTPError as error:
         with error:
-            said = error.read(1000).decode(errors="replace").strip()
+            # On one line: it goes into the log, where a second line could pass for one of ours.
+            said = " ".join(error.read(1000).decode(errors="replace").split())
         kind = BaselineError if error.code in _OF_THE_QUESTION else UnreachableError
         raise kind(f"{url} refuses: {said}") from error
