@@ -106,7 +106,7 @@ def test_the_export_can_be_read_without_this_program(recorded):
     read = json.loads(to_json(recorded()))
     assert (read["format"], read["version"], read["header"]["model"]) == (
         "sidecar-baseline-json",
-        2,
+        3,
         "digits",
     )
     sketch = read["sketches"][0]
