@@ -113,9 +113,8 @@ def _area(left: Array, right: Array) -> Array:
 def frechet(mean: Array, covariance: Array, other_mean: Array, other_covariance: Array) -> Array:
     """Squared Frechet distance of Gaussians, [..., d] and [..., d, d] -> [...]; Dowson and Landau 1982, eq. 4."""
     values, vectors = np.linalg.eigh(covariance)
-    return frechet_from(
-        mean, vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :], other_mean, other_covariance
-    )
+    root = (vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+    return frechet_from(mean, root, other_mean, other_covariance)
 
 
 def frechet_from(mean: Array, factor: Array, other_mean: Array, other_covariance: Array) -> Array:
