@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -110,11 +111,13 @@ class Api:
         self._sources, self._clock = sources, clock
         self._min_requests = settings.min_requests
         self._budget = Budget(settings.budget, monotonic)
-        self._reruns = Reruns(settings.budget, monotonic)
+        self._closing = threading.Event()
+        self._reruns = Reruns(settings.budget, monotonic, self._closing.wait)
         self._usual = _Lane("sidecar-api", WAITING)
         self._replays = _Lane("sidecar-replay", REPLAYS_WAITING)
 
     def close(self) -> None:
+        self._closing.set()
         self._sources.elsewhere.close()
         for lane in (self._usual, self._replays):
             lane.thread.shutdown(wait=True, cancel_futures=True)
