@@ -121,6 +121,7 @@ class InferRequest:
     priority: 1 is the most urgent; the same for all where the model has no priorities.
     trace: None where the client sent none, or nobody wants it.
     length, bucket: of its ragged dimensions, and to what they are padded; both 0 where the model pads nothing.
+    message_bytes: of the message that it came in, all of which it may hold.
     """
 
     id: str
@@ -132,6 +133,7 @@ class InferRequest:
     trace: Trace | None = None
     length: int = 0
     bucket: int = 0
+    message_bytes: int = 0
 
 
 class Cost(NamedTuple):

@@ -222,14 +222,18 @@ class Recorder:
                 peaks[tap] = found
         self.banks.clear(self.states, bank, used, [_pivot(sketch.moments) for sketch in sketches.values()])
         self._used[bank] = 0
+        ids, parameters = tuple(self._ids[bank][:used]), tuple(self._parameters[bank][:used])
+        # Of what clients chose the size, nothing shall stay until it is written over.
+        self._ids[bank][:used] = [""] * used
+        self._parameters[bank][:used] = [{}] * used
         return Reading(
             at=self._clock(),
             sketches=sketches,
             rows=rows,
             requests=used,
-            ids=tuple(self._ids[bank][:used]),
+            ids=ids,
             traces=tuple(self._traces[bank][:used]),
-            parameters=tuple(self._parameters[bank][:used]),
+            parameters=parameters,
             outputs=self._outputs.take(bank, used) if self._outputs else None,
             peaks=peaks,
         )

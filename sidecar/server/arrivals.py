@@ -24,8 +24,11 @@ from sidecar.types import DATATYPES, InferRequest, Servable, Tensor, TensorSpec
 HEAD_BYTES = 1024
 """Longest head that is kept. Values may stand in a head too, and no client shall fill the memory with those."""
 
-HEADS = 1024
-"""How many are kept, those that came last."""
+HEADS = 128
+"""How many are kept, those that came last. Parsed, one can take a hundred times its bytes."""
+
+MOST_FIELDS = 64
+"""A message of more is left to protobuf: to walk a field takes the interpreter a hundred times as long."""
 
 _ID, _CONTENTS, _MODEL, _VERSION, _INPUTS, _OUTPUTS = (
     pb.ModelInferRequest.DESCRIPTOR.fields_by_name[name].number << 3 | LENGTH_DELIMITED
@@ -135,7 +138,7 @@ class Arrival:
             and known.model.takes_as(servable)
             and (inputs := self._tensors(known, places)) is not None
         ):
-            return InferRequest(self.id, inputs, known.rows, {}, deadline)
+            return InferRequest(self.id, inputs, known.rows, {}, deadline, message_bytes=len(self._raw))
         request = codec.decode(
             pb.ModelInferRequest.FromString(self._raw), servable, id=self.id, deadline=deadline
         )
@@ -173,21 +176,23 @@ head_of = lru_cache(HEADS)(Head)
 
 def _divided(raw: bytes) -> tuple[bytes, str, _Places] | None:
     """Head, id, and where the contents are; None of a message that is no client's usual one."""
-    head, id = b"", b""
+    head = b""
+    id: bytes | None = None
     places: _Places = []
-    position, end = 0, len(raw)
+    position, end, left = 0, len(raw), MOST_FIELDS
     while position < end - 1:
         tag, size, start = raw[position], raw[position + 1], position + 2
         if size & CONTINUES:
             size, start = _length(raw, position + 1)
         stop = start + size
-        if stop > end:
+        left -= 1
+        if stop > end or left < 0 or len(head) > HEAD_BYTES:
             return None
         if tag == _CONTENTS:
             places.append((start, size))
         elif tag in _HEAD:
             head += raw[position:stop]
-        elif tag == _ID:
+        elif tag == _ID and id is None:
             id = raw[start:stop]
         else:
             return None
@@ -195,7 +200,7 @@ def _divided(raw: bytes) -> tuple[bytes, str, _Places] | None:
     if position != end or len(head) > HEAD_BYTES:
         return None
     try:
-        return head, id.decode(), places
+        return head, id.decode() if id else "", places
     except UnicodeDecodeError:
         return None
 

@@ -92,6 +92,7 @@ def decode(
         if message.parameters
         else {},
         deadline=deadline,
+        message_bytes=message.ByteSize(),
     )
 
 

@@ -63,6 +63,7 @@ class CompletionServer:
         self._woken = False
         self._handed: deque[Callable[[], None]] = deque()
         self._thread_woken = False
+        self._handing = threading.Lock()
         self._calls: set[Call] = set()
         self._stopping = self._core_stopped = self._destroyed = False
         self._closed = asyncio.Event()
@@ -131,14 +132,17 @@ class CompletionServer:
 
     def on_thread(self, function: Callable[[], None], call: Call) -> None:
         """Called on any thread: have the server's, which wakes once for all that came since, call `function`."""
-        self._handed.append(function)
-        if not self._thread_woken:
-            self._thread_woken = True
-            call.wake(self._take_handed)
+        # Were it called before the call has woken the thread, the call could be over by then and wake nobody.
+        with self._handing:
+            self._handed.append(function)
+            if not self._thread_woken:
+                call.wake(self._take_handed)
+                self._thread_woken = True
 
     def _take_handed(self, _event: Any) -> None:
-        self._thread_woken = False
-        handed = self._handed
+        with self._handing:
+            handed, self._handed = self._handed, deque()
+            self._thread_woken = False
         while handed:
             with Caught() as caught:
                 while handed:

@@ -106,6 +106,7 @@ class _Inference:
     def _answer(self, outcome: InferReply | BaseException) -> None:
         with self:
             # It holds `_done`, and so this; see `Call._end`.
+            self._call.give_up = None
             del self._waiting
             if isinstance(outcome, BaseException):
                 raise outcome

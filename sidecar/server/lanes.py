@@ -31,7 +31,9 @@ class Waiting:
             if request.bucket
             else tuple([(tensor.datatype, tensor.array.shape[1:]) for tensor in request.inputs.values()])
         )
-        self.bytes = sum([tensor.array.nbytes for tensor in request.inputs.values()])
+        # Strings lie outside of their array, and ids and parameters beside all arrays.
+        arrays = sum([tensor.array.nbytes for tensor in request.inputs.values()])
+        self.bytes = max(arrays, request.message_bytes)
         self._claim = threading.Lock()
 
     @property

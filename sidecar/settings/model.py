@@ -66,7 +66,7 @@ class BatchingSettings(Section):
     ragged_buckets: lengths to which inputs with a size of -1 are padded, so that requests of different lengths share a
         batch. Empty: only requests of one shape do.
     queue_requests: most requests that wait; more are refused.
-    queue_bytes: most bytes of inputs that wait; more are refused, but for a request that waits alone.
+    queue_bytes: most bytes of requests that wait; more are refused, but for one that waits alone.
     priority_levels: how many priorities a request may name, 1 the most urgent; without one it has the last.
         0: all are equal, whatever they name.
     """

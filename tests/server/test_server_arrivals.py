@@ -131,6 +131,25 @@ def test_a_head_does_not_hold_a_model_that_is_gone():
     assert kept() is None
 
 
+@pytest.mark.parametrize("field", [b"\x2a\x00", b"\x3a\x00", b"\x0a\x00"])
+def test_a_message_of_countless_fields_is_left_to_protobuf(field):
+    arrivals.head_of.cache_clear()
+    assert arrivals.read(field * 10_000) is not None
+    assert arrivals.head_of.cache_info().currsize == 0
+
+
+def test_of_two_ids_both_must_be_text():
+    whole = message().SerializeToString()
+    assert arrivals.read(b"\x1a\x01\xff\x1a\x01a" + whole) is None
+    assert arrivals.read(b"\x1a\x01b\x1a\x01a" + whole).id == "a"
+
+
+def test_all_that_a_message_brings_waits_with_it():
+    sent = message(id="x" * 10_000).SerializeToString()
+    assert arrivals.read(sent).decode(SERVABLE, None).message_bytes == len(sent)
+    assert arrivals.read(sent).decode(SERVABLE, None).message_bytes == len(sent)
+
+
 def test_values_in_a_head_are_not_kept():
     arrivals.head_of.cache_clear()
     request = pb.ModelInferRequest(model_name="m")

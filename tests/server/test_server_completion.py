@@ -381,3 +381,33 @@ async def test_a_port_that_is_taken_is_an_error(server):
     second = CompletionServer(None, [("grpc.so_reuseport", 0)], {})
     with pytest.raises(RuntimeError, match="cannot listen"):
         second.add_insecure_port(f"127.0.0.1:{server.port}")
+
+
+async def test_what_is_handed_over_is_not_done_before_its_call_has_woken_the_thread():
+    server, done = CompletionServer(None, (), {}), threading.Event()
+
+    class Waking:
+        def wake(self, take):
+            threading.Thread(target=take, args=(None,), daemon=True).start()
+            assert not done.wait(0.05)
+
+    server.on_thread(done.set, Waking())
+    assert done.wait(60)
+
+
+async def test_a_call_that_cannot_wake_the_thread_leaves_that_to_the_next():
+    server, done = CompletionServer(None, (), {}), []
+
+    class Over:
+        def wake(self, take):
+            raise asyncio.InvalidStateError
+
+    class Waking:
+        def wake(self, take):
+            pass
+
+    with pytest.raises(asyncio.InvalidStateError):
+        server.on_thread(lambda: done.append(1), Over())
+    server.on_thread(lambda: done.append(2), Waking())
+    server._take_handed(None)
+    assert done == [1, 2]
