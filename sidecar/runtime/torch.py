@@ -42,18 +42,20 @@ _USUAL_THREADS = torch.get_num_threads()
 
 def share(model: nn.Module) -> nn.Module:
     """A copy of the module tree over the same parameters and buffers. Raises ModelError."""
-    return _copied(model, [*model.parameters(), *model.buffers()])
+    return _copied(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def apart(model: nn.Module) -> nn.Module:
     """The same with buffers of its own: a model may write into them, and requests run at the same time."""
-    return _copied(model, list(model.parameters()))
+    shared = {id(tensor): tensor for tensor in model.parameters()}
+    own = {id(tensor): tensor.detach().clone() for tensor in model.buffers()}
+    return _copied(model, shared | own)
 
 
-def _copied(model: nn.Module, held: Sequence[torch.Tensor]) -> nn.Module:
-    """A copy over the same `held`, wherever the model refers to them. Raises ModelError."""
+def _copied(model: nn.Module, instead: dict[int, torch.Tensor]) -> nn.Module:
+    """A copy that has `instead` wherever the model refers to a tensor of that id. Raises ModelError."""
     try:
-        return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+        return copy.deepcopy(model, instead)
     except (TypeError, RuntimeError) as error:
         raise ModelError(f"the model cannot be copied to look into it: {error}") from error
 

@@ -87,13 +87,23 @@ class Sums(nn.Module):
         return self.layer(x + self.total)
 
 
+class MadeSums(Sums):
+    """Its buffer was computed from a parameter, so torch refuses to copy it deeply."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = self.same = self.listed[0] = self.layer.bias * 0
+
+
 class ListedSums(Sums):
     def forward(self, x):
         self.listed[0].add_(x.sum(0))
         return self.layer(x + self.total)
 
 
-@pytest.mark.parametrize(("way", "kind"), [("eager", Sums), ("eager", ListedSums), ("exported", Sums)])
+@pytest.mark.parametrize(
+    ("way", "kind"), [("eager", Sums), ("eager", ListedSums), ("eager", MadeSums), ("exported", Sums)]
+)
 def test_a_buffer_that_has_several_names_is_copied_once_for_all(make, random, way, kind):
     x, other, model = random(2, 3), random(2, 3), kind().eval()
     way = make(way, model, [x])
