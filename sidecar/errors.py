@@ -26,6 +26,10 @@ class BaselineError(SidecarError):
     """A baseline file that is damaged, or was recorded from something else. Shown to operators only."""
 
 
+class UnreachableError(BaselineError):
+    """A sidecar that gives nobody its window now, whatever the model. Shown to operators only."""
+
+
 class SketchError(SidecarError):
     """Sketches of different shapes were merged, or stored bytes are not a sketch."""
 

@@ -20,7 +20,7 @@ from sidecar.timeline import History, Keeper, Retention, Subject, Timeline
 from sidecar.types import Clock
 
 REPLICA_SECONDS = 5.0
-"""How long a replica may be silent before its window is said to be out of reach."""
+"""How long a replica may take to send its window."""
 
 
 class Memory:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +20,7 @@ from sidecar.console import answers, comparisons, course, drivers, layers, quest
 from sidecar.console.answers import Answer
 from sidecar.console.budget import Budget
 from sidecar.console.elsewhere import Elsewhere, Place
+from sidecar.console.lane import Lane
 from sidecar.console.openapi import Method, document
 from sidecar.console.questions import Question
 from sidecar.console.reruns import Reruns
@@ -44,7 +43,7 @@ from sidecar.types import Clock
 _log = logging.getLogger(__name__)
 
 WAITING = 32
-"""Questions that wait for the one being answered; more are refused."""
+"""Questions that are being answered or wait; more are refused."""
 
 REPLAYS_WAITING = 2
 """The same of those for which inputs are run again: a connection lasts ten seconds, and each may take three."""
@@ -91,14 +90,6 @@ class Sources:
     elsewhere: Elsewhere
 
 
-class _Lane:
-    """A thread, and how many questions wait for it."""
-
-    def __init__(self, name: str, most: int) -> None:
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self.most, self.waiting = most, 0
-
-
 class Api:
     """Answers questions one after the other, on a thread of its own; those that run the model on a second one.
 
@@ -113,14 +104,14 @@ class Api:
         self._budget = Budget(settings.budget, monotonic)
         self._closing = threading.Event()
         self._reruns = Reruns(settings.budget, monotonic, self._closing.wait)
-        self._usual = _Lane("sidecar-api", WAITING)
-        self._replays = _Lane("sidecar-replay", REPLAYS_WAITING)
+        self._usual = Lane("sidecar-api", WAITING)
+        self._replays = Lane("sidecar-replay", REPLAYS_WAITING)
 
     def close(self) -> None:
         self._closing.set()
         self._sources.elsewhere.close()
         for lane in (self._usual, self._replays):
-            lane.thread.shutdown(wait=True, cancel_futures=True)
+            lane.close(wait=True)
 
     async def ask(self, name: str, given: Mapping[str, object], render: Callable[[Answer], T]) -> T:
         """The rendered answer of one of METHODS. Raises RequestError, as in HTTP_STATUS."""
@@ -130,16 +121,9 @@ class Api:
         except ValidationError as error:
             raise InvalidInputError("; ".join(map(_sentence, error.errors()))) from None
         self._budget.admit()
+        elsewhere = await self._sources.elsewhere.references(question.ranges, self._budget.charge)
         lane = self._replays if method.runs_model else self._usual
-        if lane.waiting >= lane.most:
-            raise OverloadedError(f"{lane.most} questions wait already; try again in 1 s")
-        lane.waiting += 1
-        try:
-            elsewhere = await self._sources.elsewhere.references(question.ranges, self._budget.charge)
-            answering = functools.partial(self._answer, method, question, elsewhere, render)
-            return await asyncio.get_running_loop().run_in_executor(lane.thread, answering)
-        finally:
-            lane.waiting -= 1
+        return await lane.run(functools.partial(self._answer, method, question, elsewhere, render))
 
     def _answer(
         self,

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
+import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
+from sidecar.console.lane import Lane
 from sidecar.console.questions import Range
 from sidecar.drift import Reference
-from sidecar.errors import BaselineError, InvalidInputError, NotReadyError
+from sidecar.errors import BaselineError, InvalidInputError, NotReadyError, UnreachableError
 from sidecar.settings import ConsoleSettings
 from sidecar.types import Clock
+
+_log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 10.0
 """A page asks several questions about one side of a comparison. A baseline is kept until its file changes."""
 
+WAITING = 8
+"""Questions that wait for one source; more are refused."""
+
 _MOST_KEPT = 4
 
 Fetch = Callable[[str, str | None, str | None, str | None], Reference]
-"""Address, model, version and token of a replica -> its window. Raises BaselineError."""
+"""Address, model, version and token of a replica -> its window.
+
+Raises BaselineError, and UnreachableError, which is one, where no other model's window could be had either.
+"""
 
 
 class Place(NamedTuple):
@@ -38,7 +49,7 @@ class Place(NamedTuple):
 
 
 class Elsewhere:
-    """Loads what is asked for on a thread of its own, so that a replica that is slow delays nobody else's answer.
+    """Loads what is asked for on threads of its own, one for each source: one that is slow delays no other's answer.
 
     clock: seconds that only go forward.
     """
@@ -48,8 +59,10 @@ class Elsewhere:
         self._replicas = {f"replica:{name}": url for name, url in settings.replicas.items()}
         self._token_file = settings.replica_token_file
         self._fetch, self._clock = fetch, clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sidecar-elsewhere")
+        self._lanes = {source: Lane("sidecar-elsewhere", WAITING) for source in self.sources}
+        self._lock = threading.Lock()
         self._kept: OrderedDict[Place, tuple[object, Reference | BaselineError]] = OrderedDict()
+        self._unreachable_until: dict[str, float] = {}
 
     @property
     def sources(self) -> list[str]:
@@ -60,34 +73,49 @@ class Elsewhere:
     ) -> Mapping[Place, Reference]:
         """Of those that are neither panes nor a live reference. charge: told the CPU seconds that loading took.
 
-        Raises InvalidInputError for a source that is not named, NotReadyError for one that cannot be had now.
+        Raises InvalidInputError for a source that is not named, NotReadyError for one that cannot be had now, and
+        OverloadedError where too many wait for it.
         """
         wanted = {Place.of(one) for one in asked if ":" in one.source}
-        loop = asyncio.get_running_loop()
+        for place in wanted:
+            if place.source not in self._lanes:
+                there = ", ".join(["reference", *self.sources])
+                raise InvalidInputError(f"there is no source {place.source!r}; there are {there}")
         return {
-            place: await loop.run_in_executor(self._thread, self._reference, place, charge)
+            place: await self._lanes[place.source].run(partial(self._reference, place, charge))
             for place in wanted
         }
 
     def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Not waited for: a replica that hangs would hold up the stop."""
+        for lane in self._lanes.values():
+            lane.close(wait=False)
 
     def _reference(self, place: Place, charge: Callable[[float], None]) -> Reference:
-        if place.source not in self.sources:
-            there = ", ".join(["reference", *self.sources])
-            raise InvalidInputError(f"there is no source {place.source!r}; there are {there}")
-        state, (of, found) = self._state(place), self._kept.get(place, (None, None))
+        refusal = NotReadyError(f"{place.source} cannot be had now; the log says why")
+        if self._clock() < self._unreachable_until.get(place.source, -math.inf):
+            raise refusal
+        state = self._state(place)
+        with self._lock:
+            of, found = self._kept.get(place, (None, None))
         if found is None or state != of:
             began = time.thread_time()
             found = self._loaded(place)
             charge(time.thread_time() - began)
+            self._keep(place, state, found)
+        if isinstance(found, BaselineError):
+            raise refusal
+        return found
+
+    def _keep(self, place: Place, state: object, found: Reference | BaselineError) -> None:
+        if isinstance(found, UnreachableError):
+            self._unreachable_until[place.source] = self._clock() + KEEP_SECONDS
+            return
+        with self._lock:
             self._kept[place] = state, found
             self._kept.move_to_end(place)
             while len(self._kept) > _MOST_KEPT:
                 self._kept.popitem(last=False)
-        if isinstance(found, BaselineError):
-            raise NotReadyError(f"{place.source}: {found}") from found
-        return found
 
     def _state(self, place: Place) -> object:
         """Differs once what is kept of the place is not what is there."""
@@ -106,6 +134,7 @@ class Elsewhere:
             address = self._replicas[place.source]
             return self._fetch(address, place.model or None, place.version or None, self._token())
         except BaselineError as error:
+            _log.warning("%s cannot be had: %s", place.source, error)
             return error
 
     def _token(self) -> str | None:
@@ -113,5 +142,5 @@ class Elsewhere:
             return None
         try:
             return self._token_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise BaselineError(f"cannot read {self._token_file}: {error.strerror}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnreachableError(f"cannot read {self._token_file}: {error}") from error

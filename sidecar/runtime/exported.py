@@ -154,11 +154,10 @@ class _Call(nn.Module):
 
 
 def apart(model: GraphModule) -> GraphModule:
-    """`model` with buffers of its own: each once, however many names it has. A graph knows them by name only."""
-    own: dict[int, torch.Tensor] = {}
+    """`model` with buffers of its own. A graph uses one name of each, however many the module had."""
     for module in model.modules():
-        for name, held in module.named_buffers(recurse=False, remove_duplicate=False):
-            setattr(module, name, own.setdefault(id(held), held.clone()))
+        for name, held in module.named_buffers(recurse=False):
+            setattr(module, name, held.clone())
     return model
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sidecar.baseline.replicas import fetch
 from sidecar.cli import app
-from sidecar.errors import BaselineError
+from sidecar.errors import BaselineError, UnreachableError
 
 
 def address(client):
@@ -88,6 +88,8 @@ async def test_a_sidecar_that_refuses_is_quoted(serve, configure):
     [
         ("file:///etc/passwd", "must begin with http"),
         ("http://127.0.0.1:1", r"cannot reach http://127\.0\.0\.1:1"),
+        ("http://127.0.0.1:port", r"cannot reach http://127\.0\.0\.1:port"),
+        ("http://[", r"cannot reach http://\["),
     ],
 )
 def test_an_address_that_is_no_url_or_that_nobody_answers_is_named(url, message):
@@ -110,3 +112,60 @@ async def test_a_token_does_not_follow_a_redirection():
         with pytest.raises(BaselineError, match="refuses"):
             await asyncio.to_thread(fetch, url, None, None, "secret")
     assert len(asked) == 1
+
+
+def test_a_token_of_two_lines_is_refused_without_being_quoted():
+    with pytest.raises(UnreachableError, match="must be one line of printable ASCII") as refusal:
+        fetch("http://127.0.0.1:1", None, None, "secret\nmore")
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.fixture
+def replied():
+    """What `fetch` raises where the reply begins so, and then goes on with `more` for ever or ends."""
+
+    async def replied(begin, more=b"", seconds=30.0):
+        async def answer(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(begin)
+            while more and not writer.is_closing():
+                writer.write(more)
+                await asyncio.sleep(0)
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server:
+            with pytest.raises(BaselineError) as refusal:
+                await asyncio.to_thread(fetch, url, None, None, None, seconds)
+        return refusal.value
+
+    return replied
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"nothing of the kind\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n20\r\nshort",
+        b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n20\r\nshort",
+        b"HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_what_answers_anything_but_http_or_refuses_everything_is_out_of_reach(replied, reply):
+    assert isinstance(await replied(reply), UnreachableError)
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [(b"HTTP/1.1 200 OK\r\n\r\n", b"x"), (b"", b"HTTP/1.1 100 Continue\r\n\r\n")],
+    ids=["body", "headers"],
+)
+async def test_a_reply_that_never_ends_is_cut_off(replied, begin, more):
+    assert "not whole in time" in str(await replied(begin, more, seconds=0.2))
+
+
+async def test_a_model_that_is_not_there_puts_no_other_out_of_reach(replied):
+    refusal = await replied(b"HTTP/1.1 404 No\r\nContent-Length: 4\r\n\r\nnone")
+    assert not isinstance(refusal, UnreachableError)

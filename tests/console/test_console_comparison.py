@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
+import pytest
+
+from sidecar.console.comparison import WAITING
 from sidecar.drift import Reference
 from tests.export.test_export_versions import served, watched
 
@@ -45,3 +51,25 @@ async def test_both_ask_for_the_token(browse, served):
     async with browse(watched(served("1", 20)), token=b"s3cret") as http:
         for path in ("/api/v1/baseline", "/api/v1/versions"):
             assert (await http.get(path)).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/api/v1/baseline", "/api/v1/versions"])
+async def test_only_so_many_wait_for_what_is_made_for_each(browse, served, monkeypatch, path):
+    one, go_on = watched(served("1", 20)), threading.Event()
+    asked = []
+
+    def slow(_):
+        asked.append(threading.get_ident())
+        assert go_on.wait(30)
+        return []
+
+    monkeypatch.setattr("sidecar.console.comparison.observed", slow)
+    async with browse(one) as http:
+        many = [asyncio.create_task(http.get(path)) for _ in range(WAITING + 3)]
+        refused = set()
+        while len(refused) < 3:
+            refused, _ = await asyncio.wait(many, timeout=0.01)
+        assert {reply.result().status_code for reply in refused} == {429}
+        assert len(asked) == 1
+        go_on.set()
+        await asyncio.gather(*many)

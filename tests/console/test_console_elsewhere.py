@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from sidecar.console.elsewhere import WAITING
 from sidecar.console.questions import Range
-from sidecar.errors import BaselineError, NotReadyError
+from sidecar.errors import BaselineError, NotReadyError, UnreachableError
 from sidecar.settings import ConsoleSettings
 from tests.console.kept import NOW, START, elsewhere, recorded
 
@@ -138,7 +139,7 @@ async def test_a_replica_that_cannot_be_reached_is_named_and_not_asked_again_at_
     asked = ("layer", {"layer": 0, "source": "replica:east"})
     replies = await questions(questioned, asked, asked, settings=named, fetch=replica)
     assert [reply.status_code for reply in replies] == [503, 503]
-    assert replies[0].json()["error"] == "replica:east: cannot reach it"
+    assert replies[0].json()["error"] == "replica:east cannot be had now; the log says why"
     assert len(replica.asked) == 1
 
 
@@ -165,7 +166,7 @@ async def test_a_baseline_is_read_again_when_its_file_has_changed(named, baselin
     recorded(version="7", requests=30).save(baseline)
     (third,) = (await there.references([asked], ignored)).values()
     baseline.unlink()
-    with pytest.raises(NotReadyError, match="baseline:march: cannot read"):
+    with pytest.raises(NotReadyError, match="baseline:march cannot be had"):
         await there.references([asked], ignored)
     there.close()
     assert second is first
@@ -195,3 +196,78 @@ async def test_a_slow_replica_holds_up_no_other_question(questioned, named):
         assert (await http.get("layer", params={"layer": 0, "begin": START, "end": NOW})).status_code == 200
         go_on.set()
         assert json.loads((await waiting).text)["covered"]["source"] == "replica:east"
+
+
+@pytest.fixture
+def hanging():
+    """A replica that says nothing until the test is over."""
+    go_on = threading.Event()
+
+    def fetch(*_):
+        assert go_on.wait(30)
+        return recorded()
+
+    yield fetch
+    go_on.set()
+
+
+def asking(there, source="replica:east", model=""):
+    return asyncio.create_task(there.references([Range(source=source, model=model)], ignored))
+
+
+async def test_only_so_many_wait_for_a_replica_and_all_others_are_answered(questioned, named, hanging):
+    async with questioned(settings=named, fetch=hanging) as http:
+        given = {"layer": 0, "source": "replica:east"}
+        many = [asyncio.create_task(http.get("layer", params={**given, "model": f"m{i}"})) for i in range(40)]
+        refused = [reply.result() for reply in (await asyncio.wait(many, return_when="FIRST_COMPLETED"))[0]]
+        while len(refused) < 40 - WAITING:
+            done, _ = await asyncio.wait(many, timeout=0.01)
+            refused = [reply.result() for reply in done]
+        assert {reply.status_code for reply in refused} == {429}
+        for other in ({"begin": START, "end": NOW}, {"source": "baseline:march"}):
+            assert (await http.get("layer", params={"layer": 0, **other})).status_code == 200
+        for one in many:
+            one.cancel()
+
+
+async def test_a_replica_that_is_out_of_reach_is_not_asked_for_another_model_either(named):
+    replica, now = Replica(UnreachableError("no route to it")), [9.0]
+    there = elsewhere(named, replica, lambda: now[0])
+    for now[0], model in ((9.0, "a"), (10.0, "b"), (18.9, "c"), (19.0, "d")):
+        with pytest.raises(NotReadyError):
+            await asking(there, model=model)
+    assert [model for _, model, _, _ in replica.asked] == ["a", "d"]
+
+
+async def test_a_model_that_a_replica_does_not_have_takes_no_other_from_it(named):
+    def fetch(_, model, *__):
+        if model == "letters":
+            raise BaselineError("no such model")
+        return recorded()
+
+    there = elsewhere(named, fetch)
+    with pytest.raises(NotReadyError):
+        await asking(there, model="letters")
+    assert len(await asking(there, model="digits")) == 1
+
+
+async def test_a_replica_that_hangs_does_not_hold_up_the_stop(named, hanging):
+    there = elsewhere(named, hanging)
+    waiting = asking(there)
+    await asyncio.sleep(0)
+    there.close()
+    (thread,) = [one for one in threading.enumerate() if one.name == "sidecar-elsewhere"]
+    assert thread.daemon
+    waiting.cancel()
+
+
+async def test_the_log_alone_says_why_a_source_cannot_be_had(named, tmp_path, caplog):
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    named = named.model_copy(update={"replica_token_file": tmp_path / "token"})
+    there = elsewhere(named, Replica(recorded()))
+    for _ in range(2):
+        with pytest.raises(NotReadyError) as refusal:
+            await asking(there)
+        assert str(refusal.value) == "replica:east cannot be had now; the log says why"
+    (told,) = caplog.messages
+    assert f"cannot read {tmp_path / 'token'}" in told

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from sidecar.errors import ModelError
-from sidecar.runtime import exported
 from sidecar.runtime.torch import TorchRuntime
 from sidecar.settings import ModelSettings
 
@@ -113,13 +112,6 @@ def test_a_buffer_that_has_several_names_is_copied_once_for_all(make, random, wa
     assert torch.equal(served, torch.zeros(3))
     with torch.inference_mode():
         assert torch.allclose(seen, model.layer(other + other.sum(0)), atol=1e-6)
-
-
-def test_two_names_of_a_buffer_in_a_graph_stay_names_of_one():
-    model = Sums()
-    graph = exported.apart(torch.fx.symbolic_trace(model))
-    assert graph.total is graph.same
-    assert graph.total is not model.total
 
 
 @WAYS
