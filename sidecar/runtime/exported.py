@@ -156,7 +156,7 @@ class _Call(nn.Module):
 def apart(model: GraphModule) -> GraphModule:
     """`model` with buffers of its own. A graph uses one name of each, however many the module had."""
     for module in model.modules():
-        for name, held in module.named_buffers(recurse=False):
+        for name, held in module.named_buffers(recurse=False, remove_duplicate=False):
             setattr(module, name, held.clone())
     return model
 
