@@ -64,6 +64,7 @@ class Sidecar:
             watched,
             window,
             lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+            lambda authorization: tokens.role(authorization) is Role.ADMIN,
             lambda: [name for name, stale in self._stale().items() if stale],
             lambda: self._leaving,
             self._memory.store,

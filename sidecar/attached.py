@@ -60,6 +60,7 @@ class Attached:
                 watched,
                 window,
                 lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                lambda authorization: tokens.role(authorization) is Role.ADMIN,
                 lambda: (),
                 lambda: False,
                 memory.store,

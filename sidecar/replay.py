@@ -10,7 +10,7 @@ import torch
 
 from sidecar.capture import Placement, Reservoir, as_rows
 from sidecar.errors import InferenceError, ModelError
-from sidecar.runtime import Runtime
+from sidecar.runtime import Runtime, concatenate
 from sidecar.runtime.trial import MODEL_FAULTS
 from sidecar.types import KeptInput, Tap
 
@@ -45,9 +45,11 @@ class Replay:
     def activation(self, tap: Tap, kept: KeptInput) -> npt.NDArray[np.float32]:
         rows = kept.rows if self.batched else 1
         try:
+            # A model may change its inputs in place, and what is kept must stay as it came.
+            given = concatenate([kept.inputs])
             found = [
                 as_rows(x, self._channel_dims[tap]).reshape(rows, -1, tap.channels)
-                for x in self._runtime.activations(tap.module, kept.inputs)
+                for x in self._runtime.activations(tap.module, given)
             ]
         except (InferenceError, *MODEL_FAULTS) as error:
             raise ModelError(f"an input that was kept cannot be run again: {error}") from error

@@ -378,7 +378,7 @@ class Recorder(Protocol):
         """The batch that `open` announced has run."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class KeptInput:
     """A copy of what one observed request brought. Equal only to itself.
 

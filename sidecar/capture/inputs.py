@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from random import Random
+from sys import getsizeof
 
 import numpy as np
 
@@ -16,7 +16,7 @@ MOST_BYTES = 64 << 20
 class Reservoir:
     """A uniform sample of the requests that were offered: algorithm R of Vitter, ACM TOMS 11, 1985.
 
-    most: inputs that are kept. A request whose inputs are larger than its share of MOST_BYTES is passed over.
+    most: inputs that are kept. A request that is larger than its share of MOST_BYTES is passed over.
     passed_over: such requests so far. One thread offers, any may read.
     """
 
@@ -29,7 +29,7 @@ class Reservoir:
     def offer(self, request: InferRequest) -> None:
         if not request.inputs:
             return
-        if _bytes(request.inputs) > MOST_BYTES // self._most:
+        if _bytes(request) > MOST_BYTES // self._most:
             self.passed_over += 1
             return
         self._offered += 1
@@ -48,8 +48,11 @@ class Reservoir:
         return KeptInput(request.id, self._clock(), inputs, request.rows)
 
 
-def _bytes(inputs: Mapping[str, Tensor]) -> int:
-    return sum(
-        sum(map(len, one.array.flat)) if one.array.dtype == np.object_ else one.array.nbytes
-        for one in inputs.values()
-    )
+def _bytes(request: InferRequest) -> int:
+    """In memory, where a string of BYTES has a pointer and a header of its own."""
+    size = getsizeof(request.id)
+    for one in request.inputs.values():
+        size += one.array.nbytes
+        if one.array.dtype == np.object_:
+            size += sum(map(getsizeof, one.array.flat))
+    return size

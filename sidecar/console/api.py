@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,11 +102,13 @@ class Api:
         self._sources, self._clock = sources, clock
         self._min_requests = settings.min_requests
         self._budget = Budget(settings.budget, monotonic)
-        self._reruns = Reruns(settings.budget, monotonic)
+        self._closing = threading.Event()
+        self._reruns = Reruns(settings.budget, monotonic, self._closing.wait)
         self._usual = Lane("sidecar-api", WAITING)
         self._replays = Lane("sidecar-replay", REPLAYS_WAITING)
 
     def close(self) -> None:
+        self._closing.set()
         self._sources.elsewhere.close()
         for lane in (self._usual, self._replays):
             lane.close(wait=True)

@@ -88,8 +88,10 @@ def inputs(scope: Scope, asked: InputsQuestion) -> InputsAnswer:
     together = Together.empty(tap.channels, asked.channel)
     for one in found:
         together.merge(one.together)
-    peaks = [np.nan_to_num(np.abs(one.values), nan=0.0, posinf=math.inf).max(initial=0.0) for one in found]
-    strongest = [found[place] for place in np.argsort(-np.array(peaks), kind="stable")[:SHOWN]]
+    # An input of no length has no position to show.
+    shown = [one for one in found if one.values.size]
+    peaks = [np.nan_to_num(np.abs(one.values), nan=0.0, posinf=math.inf).max() for one in shown]
+    strongest = [shown[place] for place in np.argsort(-np.array(peaks), kind="stable")[:SHOWN]]
     return InputsAnswer(
         tap=told(tap),
         channel=asked.channel,

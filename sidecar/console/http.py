@@ -29,12 +29,16 @@ from sidecar.timeline import StoreStatus
 OPEN_PATHS = ("/livez", "/readyz")
 """Probes of an orchestrator carry no secret."""
 
+INPUTS_PATH = "/api/v1/inputs"
+"""It shows what clients sent."""
+
 
 def application(
     exposition: Exposition,
     watched: Sequence[Watched],
     window_seconds: float,
     admits: Callable[[bytes | None], bool],
+    sees_inputs: Callable[[bytes | None], bool],
     stale: Callable[[], Collection[str]],
     leaving: Callable[[], bool],
     store: Callable[[], StoreStatus] | None = None,
@@ -43,7 +47,7 @@ def application(
 ) -> Starlette:
     """The paths of the port; all but /livez, /readyz and what is in the page ask who is there.
 
-    admits: whether a header `authorization`, or none, is good enough.
+    admits: whether a header `authorization`, or none, is good enough. sees_inputs: the same for inputs that were kept.
     stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
     store: how the panes on disk fare; None where none are kept. more: paths of the API.
     keep_seconds: for how long a status is given out again; the interval of the drain.
@@ -103,7 +107,7 @@ def application(
             *comparison.routes(watched),
             *more,
         ],
-        middleware=[Middleware(Guard, admits=admits)],
+        middleware=[Middleware(Guard, admits=admits, sees_inputs=sees_inputs)],
     )
 
 
@@ -113,8 +117,13 @@ class Guard:
     A connection without the certificate that others need has `certified` False in its scope's state.
     """
 
-    def __init__(self, app: ASGIApp, admits: Callable[[bytes | None], bool]) -> None:
-        self._app, self._admits = app, admits
+    def __init__(
+        self,
+        app: ASGIApp,
+        admits: Callable[[bytes | None], bool],
+        sees_inputs: Callable[[bytes | None], bool],
+    ) -> None:
+        self._app, self._admits, self._sees_inputs = app, admits, sees_inputs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._refusal(scope) or self._app)(scope, receive, send)
@@ -127,8 +136,12 @@ class Guard:
         if page.is_open(scope["path"]):
             return None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if self._admits(given[0] if len(given) == 1 else None):
-            return None
+        authorization = given[0] if len(given) == 1 else None
+        if self._admits(authorization):
+            if scope["path"] != INPUTS_PATH or self._sees_inputs(authorization):
+                return None
+            text = "kept inputs are shown for a token of server.admin_token_file only"
+            return JSONResponse({"error": text}, 403)
         text = "a header `authorization: Bearer <token>` with a valid token is needed\n"
         return PlainTextResponse(text, 401, {"www-authenticate": "Bearer"})
 

@@ -17,7 +17,7 @@ _REFERENCE = "#/components/schemas/{model}"
 _REFUSALS = {
     "400": "A field is missing, unknown or out of range; the text says which and what is allowed.",
     "401": "The bearer token is missing or wrong.",
-    "403": "The answer would be about fewer than console.min_requests requests.",
+    "403": "The answer would be about fewer than console.min_requests requests, or shows inputs to no admin.",
     "404": "Nothing is known of this model version.",
     "429": "Answers have taken console.budget; try again later.",
     "503": "The store cannot be read now.",

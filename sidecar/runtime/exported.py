@@ -153,8 +153,20 @@ class _Call(nn.Module):
         self._call(x)
 
 
-def install(model: GraphModule, calls: Mapping[str, Callable[[torch.Tensor], None]]) -> None:
-    """Put a call behind each run of each named module: where a hook would stand, before anything else changes x."""
+def apart(model: GraphModule) -> GraphModule:
+    """`model` with buffers of its own. A graph uses one name of each, however many the module had."""
+    for module in model.modules():
+        for name, held in module.named_buffers(recurse=False, remove_duplicate=False):
+            setattr(module, name, held.clone())
+    return model
+
+
+def install(model: GraphModule, calls: Mapping[str, Callable[[torch.Tensor], None]]) -> Callable[[], None]:
+    """Put a call behind each run of each named module: where a hook would stand, before anything else changes x.
+
+    Returns what takes them away.
+    """
+    added: list[Node] = []
     for number, run in enumerate(_runs(model)):
         call, activation = calls.get(run.module), run.activation()
         if call is None or activation is None:
@@ -162,5 +174,13 @@ def install(model: GraphModule, calls: Mapping[str, Callable[[torch.Tensor], Non
         name = f"_tap_{number}"
         model.add_module(name, call if isinstance(call, nn.Module) else _Call(call))
         with model.graph.inserting_after(run.nodes[-1]):
-            model.graph.call_module(name, (activation,))
+            added.append(model.graph.call_module(name, (activation,)))
     model.recompile()
+
+    def remove() -> None:
+        for node in added:
+            model.graph.erase_node(node)
+            model.delete_submodule(str(node.target))
+        model.recompile()
+
+    return remove

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, is_dataclass
 
 import torch
@@ -86,11 +87,12 @@ def _members(output: object) -> Iterator[object]:
         yield from (getattr(output, field.name) for field in fields(output))
 
 
-def install(model: nn.Module, calls: Mapping[str, Callable[[torch.Tensor], None]]) -> None:
-    """Put a forward hook on each named module."""
-    modules = dict(model.named_modules())
+def install(model: nn.Module, calls: Mapping[str, Callable[[torch.Tensor], None]]) -> Callable[[], None]:
+    """Put a forward hook on each named module. Returns what takes them away."""
+    modules, hooks = dict(model.named_modules()), ExitStack()
     for name, call in calls.items():
-        modules[name].register_forward_hook(_hook(call))
+        hooks.callback(modules[name].register_forward_hook(_hook(call)).remove)
+    return hooks.close
 
 
 def _hook(call: Callable[[torch.Tensor], None]) -> Callable[[nn.Module, object, object], None]:

@@ -42,11 +42,22 @@ _USUAL_THREADS = torch.get_num_threads()
 
 def share(model: nn.Module) -> nn.Module:
     """A copy of the module tree over the same parameters and buffers. Raises ModelError."""
-    held = [*model.parameters(), *model.buffers()]
+    return _copied(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def apart(model: nn.Module) -> nn.Module:
+    """The same with buffers of its own: a model may write into them, and requests run at the same time."""
+    shared = {id(tensor): tensor for tensor in model.parameters()}
+    own = {id(tensor): tensor.detach().clone() for tensor in model.buffers()}
+    return _copied(model, shared | own)
+
+
+def _copied(model: nn.Module, instead: dict[int, torch.Tensor]) -> nn.Module:
+    """A copy that has `instead` wherever the model refers to a tensor of that id. Raises ModelError."""
     try:
-        return copy.deepcopy(model, {id(tensor): tensor for tensor in held})
+        return copy.deepcopy(model, instead)
     except (TypeError, RuntimeError) as error:
-        raise ModelError(f"the model cannot be copied for its instrumented variant: {error}") from error
+        raise ModelError(f"the model cannot be copied to look into it: {error}") from error
 
 
 class Graph(Protocol):
@@ -54,8 +65,11 @@ class Graph(Protocol):
 
     def tap_points(self, model: Any) -> list[TapPoint]: ...
 
-    def install(self, model: Any, calls: Mapping[str, Callable[[torch.Tensor], None]]) -> None:
-        """Call each with the activation at the point of that name, every time that `model` computes it."""
+    def install(self, model: Any, calls: Mapping[str, Callable[[torch.Tensor], None]]) -> Callable[[], None]:
+        """Call each with the activation at the point of that name, every time that `model` computes it.
+
+        Returns what ends that.
+        """
 
 
 class TorchRuntime:
@@ -80,11 +94,13 @@ class TorchRuntime:
         self._graph: Graph = modules
         self._positional = len(self.inputs)
         self._copy: Callable[[], nn.Module] = lambda: share(self._model)
+        self._copy_apart: Callable[[], nn.Module] = lambda: apart(self._model)
         self._model = self._load(settings)
         self.weight_bytes = _bytes(self._model)
         self._plain = self._instrumented = self._variant(self._model)
         self._seen: list[torch.Tensor] = []
-        self._again: tuple[str, nn.Module] | None = None
+        self._again: nn.Module | None = None
+        self._looking = "", lambda: None
 
     def _load(self, settings: ModelSettings) -> nn.Module:
         """The model on its device, ready for inference. Raises ConfigError or ModelError."""
@@ -93,6 +109,7 @@ class TorchRuntime:
             self._graph = exported
             package, self._positional = exported.load(path, self._device, trust=settings.trust)
             self._copy = package.module
+            self._copy_apart = lambda: exported.apart(package.module())
             return package.module()
         if path is not None and not path.is_dir():
             raise ModelError(f"path {path} must be a {exported.SUFFIX} package or a Hugging Face folder")
@@ -184,16 +201,17 @@ class TorchRuntime:
             raise ModelError(
                 "inputs are run again on a CPU only: on a GPU that would take memory that requests may need"
             )
-        if self._again is None or self._again[0] != name:
-            variant = _apart(self._copy())
-            self._graph.install(variant, {name: self._see})
-            self._again = name, variant
+        if self._again is None:
+            self._again = self._copy_apart()
+        if self._looking[0] != name:
+            self._looking[1]()
+            self._looking = name, self._graph.install(self._again, {name: self._see})
         self._seen.clear()
         usual = torch.get_num_threads()
         # One core is left to requests where there are two.
         torch.set_num_threads(1)
         try:
-            self._run(self._again[1], batch)
+            self._run(self._again, batch)
         finally:
             torch.set_num_threads(usual)
         return self._seen.copy()
@@ -241,14 +259,6 @@ class TorchRuntime:
         if tensor.dtype != _TORCH_DTYPES[spec.datatype]:
             raise InferenceError(f"output {spec.name} is {tensor.dtype}, configured as {spec.datatype}")
         return tensor
-
-
-def _apart(variant: nn.Module) -> nn.Module:
-    """With buffers of its own: a model may write into them, and requests run at the same time."""
-    for module in variant.modules():
-        for name, held in module.named_buffers(recurse=False):
-            setattr(module, name, held.clone())
-    return variant
 
 
 def _bytes(model: nn.Module) -> int:

@@ -30,6 +30,9 @@ ADMIN_METHODS = frozenset(
 )
 """TraceSetting and LogSettings are not among them: they tell, and change nothing for anybody."""
 
+SHOWS_INPUTS = "/sidecar.v1.ActivationTelemetry/GetInputs"
+"""What other clients sent. Of admin calls it has only the token: it is taken at every port, without `admin` too."""
+
 Authorise = Callable[[str, Metadata], RequestError | None]
 """Method path and metadata of a call -> why it is refused, None where it may go on.
 
@@ -99,6 +102,8 @@ class Access:
             return UnauthenticatedError(
                 "metadata must carry `authorization: Bearer <token>` with a valid token"
             )
+        if method == SHOWS_INPUTS and role is not Role.ADMIN:
+            return ForbiddenError("kept inputs are shown for a token of server.admin_token_file only")
         return self._admin_refusal(role) if method in ADMIN_METHODS else None
 
     def _role(self, metadata: Metadata) -> Role:

@@ -27,7 +27,8 @@ class ServerSettings(Section):
     tls_client_ca: PEM file; clients must then have a certificate that one of its authorities signed.
     token: the bearer token that every call must carry; best set as `SIDECAR_SERVER__TOKEN`.
     token_file: file of bearer tokens, one a line; each of them is good, so that two are while one replaces the other.
-    admin_token_file: the same for admin calls, which the tokens above then do not admit to; it admits to all others.
+    admin_token_file: the same for admin calls and for kept inputs, which the tokens above then do not admit to; it
+        admits to all others.
     reflection: let clients ask the gRPC port what services it has.
     max_message_bytes: largest request and reply; larger ones are refused before they are read whole.
     max_connections: most connections to one gRPC port; more are closed at once.

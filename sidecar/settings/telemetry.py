@@ -133,8 +133,9 @@ class ConsoleSettings(Section):
         them, so an aggregate of very few requests is as secret as the requests; 1 withholds nothing.
     budget: share of one core that answers may take on average; beyond it they are refused for a while.
     keep_inputs: of each model version the inputs of so many observed requests are kept in memory, chosen at random,
-        64 MiB at most; the page shows them and runs them again to tell what drives a neuron. 0 keeps none. Whoever may
-        ask the API sees them as they are. On a CPU only.
+        64 MiB at most; the page shows them and runs them again to tell what drives a neuron. 0 keeps none. Whoever has
+        a token of server.admin_token_file sees them as they are; where there is no such file, whoever may ask the API.
+        On a CPU only.
     baselines: name -> file of a baseline that may be looked at and compared with.
     replicas: name -> HTTP address, `http://host:8002`, of another sidecar whose window may be.
     replica_token_file: file with the bearer token that the replicas ask for.

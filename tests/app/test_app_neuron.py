@@ -95,6 +95,28 @@ async def test_too_few_requests_or_inputs_are_withheld(configure, serve):
         assert "10 inputs are kept, console.min_requests is 20" in answer["error"]
 
 
+def test_a_model_that_changes_its_input_leaves_what_is_kept_as_it_came(configure, monkeypatch):
+    class Clamps(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(x.clamp_(max=0.5))
+
+    monkeypatch.setattr("tests.app.factories.clamps", Clamps, raising=False)
+    x = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
+    of_model = {
+        "source": "tests.app.factories:clamps", "inputs": [x], "outputs": [{**x, "name": "y"}], "taps": ["layer"],
+    }  # fmt: skip
+    everything = configure(of_model, console={"keep_inputs": 4})
+    (settings,) = everything.models
+    seen = observe(runtime.load(settings), settings, everything, lambda _: None, lambda: 0.0)
+    given = np.ones((3, 4), np.float32)
+    seen.replay.activation(seen.taps[0], KeptInput("r", 0.0, {"x": Tensor("FP32", given)}, 3))
+    assert np.array_equal(given, np.ones((3, 4)))
+
+
 async def test_requests_run_on_while_inputs_are_run_again(configure, serve):
     async with serve(configure(console={"keep_inputs": 64})) as client:
         await client.send(120)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from sys import getsizeof
 
 import numpy as np
 import pytest
@@ -41,14 +42,23 @@ def test_what_is_kept_does_not_change_with_the_clients_memory():
 
 
 def test_a_request_above_its_share_of_the_bytes_is_passed_over(monkeypatch):
-    monkeypatch.setattr(inputs, "MOST_BYTES", 64)
+    monkeypatch.setattr(inputs, "MOST_BYTES", 4 * (16 + getsizeof("4")))
     reservoir = Reservoir(4, Random(0), lambda: 5.0)
     for size in (4, 5):
         reservoir.offer(request(size, size))
-    text = Tensor("BYTES", np.array([[b"0123456789abcdef!"]], dtype=np.object_))
-    reservoir.offer(InferRequest("text", {"text": text}, 1))
     assert ids(reservoir) == [4]
-    assert reservoir.passed_over == 2
+    assert reservoir.passed_over == 1
+
+
+@pytest.mark.parametrize(
+    ("id", "strings"), [("", [b"0123456789" * 20]), ("", [b""] * 10), ("0123456789" * 20, [])]
+)
+def test_strings_count_with_their_headers_and_so_does_the_id(monkeypatch, id, strings):
+    monkeypatch.setattr(inputs, "MOST_BYTES", 200)
+    reservoir = Reservoir(1, Random(0), lambda: 5.0)
+    text = Tensor("BYTES", np.array(strings, dtype=np.object_))
+    reservoir.offer(InferRequest(id, {"text": text}, 1))
+    assert (reservoir.kept(), reservoir.passed_over) == ((), 1)
 
 
 def test_requests_without_inputs_are_not_kept():

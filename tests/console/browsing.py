@@ -50,7 +50,15 @@ class Pages:
             lambda: NOW,
         )
         app = application(
-            CollectorRegistry(), self._watched, 60.0, admits, list, lambda: False, None, self._api.routes()
+            CollectorRegistry(),
+            self._watched,
+            60.0,
+            admits,
+            admits,
+            list,
+            lambda: False,
+            None,
+            self._api.routes(),
         )
         self._server = HttpServer(app, ServerSettings(http_port=self.port), None)
         self.port = self._server.start()

@@ -27,14 +27,19 @@ def browse(export):
     """`async with browse(*watched) as http:` a client of the application over these models."""
 
     @asynccontextmanager
-    async def browse(*watched, token=None, stale=(), leaving=False):
-        tokens = Tokens(ServerSettings(token=token))
+    async def browse(*watched, token=None, stale=(), leaving=False, admins=None, more=()):
+        tokens = Tokens(ServerSettings(token=token, admin_token_file=admins))
 
         def admits(authorization):
             return tokens.role(authorization) is not Role.NOBODY
 
+        def sees_inputs(authorization):
+            return tokens.role(authorization) is Role.ADMIN
+
         exposition = Exposition(export(*watched).registry, 0.0)
-        app = application(exposition, watched, WINDOW, admits, lambda: stale, lambda: leaving)
+        app = application(
+            exposition, watched, WINDOW, admits, sees_inputs, lambda: stale, lambda: leaving, None, more
+        )
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
             yield http

@@ -31,23 +31,27 @@ def text(number):
 
 
 class Inputs:
-    """A `types.Replay` of 25 inputs. Channel c of input i is i + c / 100 at its last position, and 0 before it."""
+    """A `types.Replay` of 25 inputs. Channel c of input i is i + c / 100 at its last position, and 0 before it.
+
+    broken, empty: numbers of inputs that cannot be run again, and of those without any position.
+    """
 
     batched, near_zero, words = True, 2.0**-10, {24: " twenty", 25: "-four"}
 
-    def __init__(self, inputs=image, count=REQUESTS, broken=False):
+    def __init__(self, inputs=image, count=REQUESTS, broken=(), empty=()):
         self.passed_over = 2
-        self._broken = broken
+        self._broken, self._empty = broken, empty
         self._kept = [KeptInput(f"r{number}", NOW - number, inputs(number), 1) for number in range(count)]
 
     def kept(self):
         return tuple(self._kept)
 
     def activation(self, tap, kept):
-        if self._broken:
+        number = int(kept.id[1:])
+        if number in self._broken:
             raise ModelError("an input that was kept cannot be run again: no")
-        found = np.zeros((1, POSITIONS, tap.channels), np.float32)
-        found[:, -1] = int(kept.id[1:]) + np.arange(tap.channels, dtype=np.float32) / 100
+        found = np.zeros((1, 0 if number in self._empty else POSITIONS, tap.channels), np.float32)
+        found[:, -1:] = number + np.arange(tap.channels, dtype=np.float32) / 100
         return found
 
 

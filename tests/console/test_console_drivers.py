@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import numpy as np
 import pytest
 
+from sidecar.console.api import Api, Sources
+from sidecar.errors import WithheldError
+from sidecar.settings import ConsoleSettings
+from sidecar.timeline import History
 from sidecar.timeline.strongest import hashed
 from tests.console.driven import REQUESTS, Inputs, text, tokens
+from tests.console.kept import NOW, elsewhere
 
 UNIT = {"layer": 0, "channel": 7}
 
@@ -97,8 +105,38 @@ async def test_before_the_first_input_it_says_that_there_is_none(ask, driven):
     assert answer["passed_over"] == 2
 
 
-async def test_an_input_that_cannot_be_run_again_is_told_of(questioned, driven):
-    async with questioned(driven(Inputs(broken=True))) as http:
+async def test_inputs_that_cannot_be_run_again_are_left_out(ask, driven):
+    answer = await ask("inputs", driven(Inputs(broken=(24, 3))), **UNIT)
+    assert (answer["kept"], answer["rerun"]) == (REQUESTS, REQUESTS - 2)
+    assert answer["inputs"][0]["peak"] == pytest.approx(23.07)
+
+
+async def test_inputs_without_a_position_are_counted_and_not_shown(ask, driven):
+    answer = await ask("inputs", driven(Inputs(empty=range(20))), **UNIT)
+    assert (answer["rerun"], answer["histogram"]["total"]) == (REQUESTS, 5 * 4)
+    assert [one["peak"] for one in answer["inputs"]] == pytest.approx([24.07 - i for i in range(5)])
+
+
+async def test_where_no_input_can_be_run_again_that_is_told(questioned, driven):
+    async with questioned(driven(Inputs(broken=range(REQUESTS)))) as http:
         reply = await http.get("inputs", params=UNIT)
     assert reply.status_code == 503
     assert "cannot be run again" in reply.text
+
+
+async def test_closing_does_not_wait_for_the_rests_between_inputs(kept_panes, driven):
+    began = threading.Event()
+
+    class Begun(Inputs):
+        def activation(self, tap, kept):
+            began.set()
+            return super().activation(tap, kept)
+
+    settings = ConsoleSettings(budget=1e-9)
+    watched = [driven(Begun())]
+    api = Api(Sources(History(kept_panes, dict), watched, None, elsewhere(settings)), settings, lambda: NOW)
+    asked = asyncio.ensure_future(api.ask("GetInputs", UNIT, lambda answer: answer))
+    await asyncio.to_thread(began.wait, 60.0)
+    await asyncio.to_thread(api.close)
+    with pytest.raises(WithheldError, match="inputs were run again so far"):
+        await asked

@@ -9,7 +9,11 @@ from dataclasses import replace
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from starlette.responses import Response
+from starlette.routing import Route
 
+from sidecar.console.api import METHODS
+from sidecar.console.http import INPUTS_PATH
 from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, OF_OTEL
 
 OF_ONE_VERSION = {
@@ -93,6 +97,35 @@ async def test_telemetry_that_is_off_is_told_and_does_not_make_a_model_unready(b
             "detail": "taps ['x'] saw nothing in the self-check",
         }
     ]
+
+
+@pytest.fixture
+def admin_token_file(tmp_path):
+    path = tmp_path / "admins"
+    path.write_text("operator\n")
+    return path
+
+
+@pytest.mark.parametrize(("token", "status"), [("wrong", 401), ("s3cret", 403), ("operator", 200)])
+async def test_kept_inputs_are_shown_to_admins_alone(browse, fixed_model, admin_token_file, token, status):
+    more = [Route(INPUTS_PATH, lambda _: Response("inputs"))]
+    headers = {"authorization": f"Bearer {token}"}
+    async with browse(fixed_model, token="s3cret", admins=admin_token_file, more=more) as http:
+        reply = await http.get(INPUTS_PATH, headers=headers)
+        others = await http.get("/api/v1/status", headers=headers)
+    assert reply.status_code == status
+    assert others.status_code == (401 if status == 401 else 200)
+
+
+async def test_kept_inputs_are_shown_to_any_token_where_no_other_is_an_admins(browse, fixed_model):
+    more = [Route(INPUTS_PATH, lambda _: Response("inputs"))]
+    async with browse(fixed_model, token="s3cret", more=more) as http:
+        reply = await http.get(INPUTS_PATH, headers={"authorization": "Bearer s3cret"})
+    assert reply.status_code == 200
+
+
+def test_the_path_that_shows_inputs_is_that_of_the_api():
+    assert f"/api/v1/{METHODS['GetInputs'].path}" == INPUTS_PATH
 
 
 def refuse_constant(name):

@@ -61,6 +61,7 @@ def test_the_model_is_good_before_the_shift_and_worse_after(noise):
     assert noise["accuracy_before"] >= 0.95 > noise["accuracy_after"]
 
 
+@pytest.mark.slow
 def test_in_a_terminal_the_view_is_live_and_ctrl_c_ends_it_cleanly(environment):
     leader, follower = pty.openpty()
     process = subprocess.Popen(

@@ -217,6 +217,7 @@ async def stack(program, demo_weights, tmp_path_factory):
             await client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_drift_alert_fires_after_the_shift_and_not_before(stack):
     watch = eventually("quiet time over", quiet(stack.queries, SPAN_SECONDS), SPAN_SECONDS + 10)

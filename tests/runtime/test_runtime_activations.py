@@ -72,6 +72,59 @@ def test_a_buffer_that_the_model_writes_is_not_the_one_that_requests_use(make, r
     assert torch.equal(model.scratch, x)
 
 
+class Sums(nn.Module):
+    """Adds up its inputs in a buffer of two names, and in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.register_buffer("total", torch.zeros(3))
+        self.register_buffer("same", self.total)
+        self.listed = [self.total]
+
+    def forward(self, x):
+        self.same.add_(x.sum(0))
+        return self.layer(x + self.total)
+
+
+class MadeSums(Sums):
+    """Its buffer was computed from a parameter, so torch refuses to copy it deeply."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = self.same = self.listed[0] = self.layer.bias * 0
+
+
+class ListedSums(Sums):
+    def forward(self, x):
+        self.listed[0].add_(x.sum(0))
+        return self.layer(x + self.total)
+
+
+@pytest.mark.parametrize(
+    ("way", "kind"), [("eager", Sums), ("eager", ListedSums), ("eager", MadeSums), ("exported", Sums)]
+)
+def test_a_buffer_that_has_several_names_is_copied_once_for_all(make, random, way, kind):
+    x, other, model = random(2, 3), random(2, 3), kind().eval()
+    way = make(way, model, [x])
+    served = way.model._model.total
+    (seen,) = way.model.activations("layer", way.batch(other))
+    assert torch.equal(served, torch.zeros(3))
+    with torch.inference_mode():
+        assert torch.allclose(seen, model.layer(other + other.sum(0)), atol=1e-6)
+
+
+@WAYS
+def test_one_copy_of_the_model_serves_all_layers(make, random, monkeypatch, way):
+    x, model = random(2, 3), Two().eval()
+    way, copies = make(way, model, [x]), []
+    copied = way.model._copy_apart
+    monkeypatch.setattr(way.model, "_copy_apart", lambda: copies.append(0) or copied())
+    for name, times in (("block", 2), ("head", 1), ("block", 2)):
+        assert len(way.model.activations(name, way.batch(x))) == times
+    assert len(copies) == 1
+
+
 def test_one_thread_runs_it_and_other_threads_keep_their_number(make, random):
     x, used = random(2, 3), []
 

@@ -237,9 +237,7 @@ def test_what_is_installed_in_one_variant_does_not_touch_the_other():
 
 
 def test_a_model_that_cannot_be_copied_is_a_model_error():
-    with pytest.raises(
-        ModelError, match="cannot be copied for its instrumented variant: a handle has no copy"
-    ):
+    with pytest.raises(ModelError, match="cannot be copied to look into it: a handle has no copy"):
         load("Uncopyable").instrument({})
 
 

@@ -12,10 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sidecar._pb import open_inference_pb2 as pb
+from sidecar._pb import telemetry_pb2
 from sidecar._pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from sidecar.errors import ConfigError, ForbiddenError, UnauthenticatedError
 from sidecar.server import tls
-from sidecar.server.security import ADMIN_METHODS, Access, Role, Tokens
+from sidecar.server.security import ADMIN_METHODS, SHOWS_INPUTS, Access, Role, Tokens
 from sidecar.settings import ServerSettings
 
 
@@ -145,6 +146,7 @@ def test_a_token_file_that_is_emptied_or_gone_lets_nobody_new_in(token_file, con
 ADMIN_CALL = "/inference.GRPCInferenceService/RepositoryModelUnload"
 CLIENT_CALL = "/inference.GRPCInferenceService/ModelInfer"
 HEALTH_CALL = "/grpc.health.v1.Health/Check"
+DRIFT_CALL = "/sidecar.v1.ActivationTelemetry/GetDrift"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,31 @@ def test_an_admin_token_sets_admin_calls_apart(token_file, tmp_path, given, clie
     for method, expected in ((CLIENT_CALL, client_call), (ADMIN_CALL, admin_call), (HEALTH_CALL, None)):
         refusal = access.authorise(method, metadata)
         assert (refusal and type(refusal)) is expected
+
+
+def test_kept_inputs_are_shown_to_admins_alone_and_without_admin_calls_too(token_file, tmp_path):
+    admins = tmp_path / "admins"
+    admins.write_text("operator\n")
+    access = Access(
+        Tokens(ServerSettings(token_file=token_file, admin_token_file=admins)),
+        takes_admin=False,
+        elsewhere=False,
+    )
+    client, admin = [("authorization", "Bearer s3cret")], [("authorization", "Bearer operator")]
+    assert isinstance(access.authorise(SHOWS_INPUTS, client), ForbiddenError)
+    assert access.authorise(DRIFT_CALL, client) is None
+    assert access.authorise(SHOWS_INPUTS, admin) is None
+
+
+def test_any_token_shows_kept_inputs_where_no_other_is_an_admins(token_file):
+    access = Access(Tokens(ServerSettings(token_file=token_file)), takes_admin=False, elsewhere=False)
+    assert access.authorise(SHOWS_INPUTS, [("authorization", "Bearer s3cret")]) is None
+
+
+def test_the_call_that_shows_inputs_is_one_of_the_service():
+    service = telemetry_pb2.DESCRIPTOR.services_by_name["ActivationTelemetry"]
+    assert SHOWS_INPUTS.rpartition("/")[2] in service.methods_by_name
+    assert SHOWS_INPUTS.split("/")[1] == service.full_name
 
 
 @pytest.mark.parametrize("method", sorted(ADMIN_METHODS))
