@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from sidecar.console.api import Api, Sources
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
+from sidecar.export.exposition import Exposition
 from sidecar.settings import ConsoleSettings, ServerSettings
 from sidecar.timeline import History, Retention, Store, Subject
 from sidecar.types import Tap
@@ -72,7 +73,17 @@ def run() -> dict[str, Any]:
             lambda: store.NOW,
         )
         routes = api.routes()
-        app = application(CollectorRegistry(), [], 60.0, lambda _: True, list, lambda: False, None, routes)
+        app = application(
+            Exposition(CollectorRegistry(), 0.0),
+            [],
+            60.0,
+            lambda _: True,
+            lambda _: True,
+            list,
+            lambda: False,
+            None,
+            routes,
+        )
         server = HttpServer(app, ServerSettings(http_port=0), None)
         views = opened(f"http://127.0.0.1:{server.start()}/", chromium)
         server.stop(10.0)

@@ -26,7 +26,15 @@ def http_port():
     def start(**given):
         settings = ServerSettings(http_port=0, **given)
         found = tls.certificates(settings)
-        app = application(Exposition(CollectorRegistry(), 0.0), [], 60.0, lambda _: True, list, lambda: False)
+        app = application(
+            Exposition(CollectorRegistry(), 0.0),
+            [],
+            60.0,
+            lambda _: True,
+            lambda _: True,
+            list,
+            lambda: False,
+        )
         started.append(HttpServer(app, settings, found.context() if found else None))
         return started[-1].start(), found
 

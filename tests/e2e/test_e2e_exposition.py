@@ -60,7 +60,13 @@ def scraped(fresh_model, values, latencies):
         exported.serving.request_started("digits", "1")
         exported.serving.request_finished("digits", "1", "OK", float(seconds), "")
     app = application(
-        Exposition(exported.registry, 1.0), [fresh], WINDOW, lambda _: True, list, lambda: False
+        Exposition(exported.registry, 1.0),
+        [fresh],
+        WINDOW,
+        lambda _: True,
+        lambda _: True,
+        list,
+        lambda: False,
     )
     server = HttpServer(app, ServerSettings(http_port=0), None)
     yield f"127.0.0.1:{server.start()}"
