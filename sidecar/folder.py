@@ -75,6 +75,8 @@ class ModelFolder:
             )
         runtime, key = MODEL_FILES[found[0]]
         changes: dict[str, Any] = {"version": version, "runtime": runtime, key: folder / found[0]}
+        if key == "path" and self._settings.decoupled:
+            raise ConfigError(f"{folder / found[0]} gives one reply to a request, and decoupled is true")
         if key == "path":
             changes |= {"source": None, "trust": self._settings.trust and runtime == "torch"}
         else:

@@ -12,6 +12,8 @@ from sidecar.errors import InferenceError, ModelError
 from sidecar.export.activations import Watched
 from sidecar.observation import Observation, observe
 from sidecar.runtime import Runtime
+from sidecar.runtime.decoupled import DecoupledRuntime
+from sidecar.runtime.decoupled_executor import DecoupledExecutor
 from sidecar.runtime.executor import Executor
 from sidecar.runtime.memory import must_fit
 from sidecar.runtime.trial import warm_up
@@ -46,15 +48,7 @@ class Model:
         self.wanted = everything.capture.enabled
         if self.wanted:
             self._observe(everything, clock)
-        self.executor = Executor(
-            self.runtime,
-            self.observation.recorder if self.observation else None,
-            everything.capture.patience_ms / 1000,
-            batched=self.batched,
-            usual=usual,
-            instances=settings.instances,
-            ragged=settings.ragged,
-        )
+        self.executor = self._executor(everything.capture.patience_ms / 1000, usual)
         self._inference_seconds = 0.0
         self.servable = Servable(
             settings.name,
@@ -69,8 +63,24 @@ class Model:
             canary_key=settings.canary_key,
             refuse_nonfinite=settings.refuse_nonfinite,
             ragged=settings.ragged,
+            decoupled=settings.decoupled,
         )
         self.load_seconds = time.perf_counter() - started
+
+    def _executor(self, patience: float, usual: float) -> Executor:
+        recorder = self.observation.recorder if self.observation else None
+        instances = self.settings.instances
+        if isinstance(self.runtime, DecoupledRuntime):
+            return DecoupledExecutor(self.runtime, recorder, patience, usual=usual, instances=instances)
+        return Executor(
+            self.runtime,
+            recorder,
+            patience,
+            batched=self.batched,
+            usual=usual,
+            instances=instances,
+            ragged=self.settings.ragged,
+        )
 
     def _observe(self, everything: Settings, clock: Clock) -> None:
         """Instrument and check. A model that cannot be observed is served plain; a wrong setting is refused."""

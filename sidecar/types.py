@@ -111,6 +111,16 @@ Called on any thread; must be quick and never raise.
 """
 
 
+class Outlet(Protocol):
+    """Where the replies to a request of a decoupled model go, all but its last. Used on the thread that made them."""
+
+    def claim(self) -> bool:
+        """True for the first caller only, who gives all the replies: two variants may run the same request."""
+
+    def send(self, reply: InferReply) -> bool:
+        """Pass on `reply`, once there is room. False: nobody wants it, nor any that follows."""
+
+
 @dataclass(slots=True, eq=False)
 class InferRequest:
     """One client's request, decoded and checked. Equal only to itself.
@@ -122,6 +132,7 @@ class InferRequest:
     trace: None where the client sent none, or nobody wants it.
     length, bucket: of its ragged dimensions, and to what they are padded; both 0 where the model pads nothing.
     message_bytes: of the message that it came in, all of which it may hold.
+    outlet: of a request to a decoupled model; None of all others.
     """
 
     id: str
@@ -134,6 +145,7 @@ class InferRequest:
     length: int = 0
     bucket: int = 0
     message_bytes: int = 0
+    outlet: Outlet | None = None
 
 
 class Cost(NamedTuple):
@@ -195,6 +207,8 @@ class Servable:
     refuse_nonfinite: requests whose inputs hold NaN or an infinity are not run.
     ragged: None where requests share a batch only with those of their own shape.
     instances: threads that run batches of it at the same time.
+    decoupled: it gives any number of replies to a request, through its outlet. `Batch.answer` then gets the last, which
+        is without outputs where nobody knew that it was.
     """
 
     name: str
@@ -210,6 +224,7 @@ class Servable:
     refuse_nonfinite: bool = False
     ragged: Ragged | None = None
     instances: int = 1
+    decoupled: bool = False
 
 
 def age(version: str) -> tuple[int, str]:

@@ -18,6 +18,9 @@ from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
 RUNTIMES = {"torch": "sidecar.runtime.torch:TorchRuntime", "onnx": "sidecar.runtime.onnx:OnnxRuntime"}
 """Name in the settings -> class, imported only when chosen."""
 
+DECOUPLED = "sidecar.runtime.decoupled:DecoupledRuntime"
+"""The class of models whose settings say so; they go with the torch runtime only."""
+
 EXTRAS = {"onnx": "'activation-sidecar[cpu]', or [gpu] for CUDA"}
 """Name in the settings -> what to install for it beside the sidecar itself."""
 
@@ -83,7 +86,7 @@ def load(settings: ModelSettings) -> Runtime:
     """Load the model that `settings` describe. Raises ConfigError or ModelError."""
     if settings.runtime not in RUNTIMES:
         raise ConfigError(f"runtime {settings.runtime!r} is unknown; there are {', '.join(RUNTIMES)}")
-    module, _, name = RUNTIMES[settings.runtime].partition(":")
+    module, _, name = (DECOUPLED if settings.decoupled else RUNTIMES[settings.runtime]).partition(":")
     try:
         back_end = getattr(import_module(module), name)
     except ModuleNotFoundError as error:

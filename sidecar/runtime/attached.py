@@ -26,6 +26,8 @@ class AttachedRuntime(TorchRuntime):
     def __init__(self, settings: ModelSettings, model: nn.Module) -> None:
         if settings.compile:
             raise ConfigError("compile is true; a model that is attached to runs as it is")
+        if settings.decoupled:
+            raise ConfigError("decoupled is true; a model that is attached to is watched call by call")
         if model.training:
             raise ConfigError("the model is in training mode; call its eval() before attaching")
         here = {tensor.device.type for tensor in (*model.parameters(), *model.buffers())}

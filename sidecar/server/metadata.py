@@ -99,7 +99,7 @@ def configuration(servable: Servable, batching: BatchingSettings) -> pb.ModelCon
             pb.ModelOutput(name=spec.name, data_type=_type(spec.datatype), dims=spec.shape[first:])
             for spec in servable.outputs
         ],
-        model_transaction_policy=pb.ModelTransactionPolicy(decoupled=False),
+        model_transaction_policy=pb.ModelTransactionPolicy(decoupled=servable.decoupled),
     )
     if servable.max_rows:
         config.dynamic_batching.max_queue_delay_microseconds = round(batching.max_delay_ms * 1000)

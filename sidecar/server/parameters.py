@@ -8,6 +8,8 @@ from __future__ import annotations
 from sidecar.errors import InvalidInputError
 from sidecar.types import InferRequest
 
+EMPTY_FINAL = "triton_enable_empty_final_response"
+
 
 def apply(request: InferRequest, started: float, priority_levels: int) -> None:
     """Give `request` the priority and the deadline that its parameters name.
@@ -24,6 +26,14 @@ def apply(request: InferRequest, started: float, priority_levels: int) -> None:
     asked = _integer(request, "priority")
     if priority_levels:
         request.priority = asked if 1 <= asked <= priority_levels else priority_levels
+
+
+def wants_empty_final(request: InferRequest) -> bool:
+    """Whether a client of a decoupled model asks to be told of the end. Raises InvalidInputError."""
+    wanted = request.parameters.get(EMPTY_FINAL, False)
+    if not isinstance(wanted, bool):
+        raise InvalidInputError(f"parameter {EMPTY_FINAL!r} is {wanted!r}, must be a bool")
+    return wanted
 
 
 def _refuse_sequence(request: InferRequest) -> None:

@@ -14,16 +14,17 @@ from typing import Any
 import grpc
 
 from sidecar._pb import open_inference_pb2 as pb
-from sidecar.errors import ExpiredError, NotReadyError
+from sidecar.errors import ExpiredError, InvalidInputError, NotReadyError, UnknownModelError, UnsupportedError
 from sidecar.server import arrivals, codec, nonfinite, parameters, ragged
 from sidecar.server.batching import Batcher
 from sidecar.server.direct import Call, Caller, Decode, Inferences
 from sidecar.server.memory import Regions, deliver
 from sidecar.server.models import Models
+from sidecar.server.outlet import Outlet
 from sidecar.server.status import ErrorsAsStatus, code_of, reason_of
-from sidecar.server.stream import Streams
+from sidecar.server.stream import Streams, Write
 from sidecar.server.tracing import trace_of
-from sidecar.types import Clock, InferRequest, Servable, ServingObserver, Trace, Traced
+from sidecar.types import Clock, InferReply, InferRequest, Servable, ServingObserver, Trace, Traced
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -51,7 +52,7 @@ class InferenceService:
     ) -> None:
         self._traced = traced
         self.leaving = self.stopping = False
-        self.streams = Streams(self._infer)
+        self.streams = Streams(self._infer, self._generate, self._is_decoupled)
         self._models = models
         self._observer = observer
         self._regions = regions
@@ -89,31 +90,61 @@ class InferenceService:
         servable = batcher.servable
         with _Observed(self._observer, servable, context, self._clock, self._traced) as observed:
             placements = self._regions.bring(message) if self._regions else {}
-
-            def decode(servable: Servable, deadline: float | None) -> InferRequest:
-                return codec.decode(message, servable, id=message.id, deadline=deadline)
-
-            request = self._request(decode, batcher, observed.started, context)
+            request = self._request(_decoder(message), batcher, observed.started, context)
             observed.trace = request.trace
             reply = await batcher.submit(request)
             if request.trace is not None:
                 request.trace.cost = reply.cost
-            if codec.classes(message):
-                # Ranking takes longer than copying: not on the loop that answers everybody.
-                response = await asyncio.to_thread(codec.encode, reply, message, servable, id=request.id)
-            else:
-                response = codec.encode(reply, message, servable, id=request.id)
+            response = await _encoded(reply, message, servable)
             if placements:
                 deliver(placements, response)
             return response
+
+    def _is_decoupled(self, message: pb.ModelInferRequest) -> bool:
+        self._name(message)
+        try:
+            return self._models.route(message, message.id).servable.decoupled
+        except UnknownModelError:
+            return False  # whoever answers it will find the same
+
+    async def _generate(self, message: pb.ModelInferRequest, context: Context, write: Write) -> None:
+        batcher = self._models.route(message, message.id)
+        servable = batcher.servable
+        with _Observed(self._observer, servable, context, self._clock, self._traced) as observed:
+            if self._regions and self._regions.bring(message):
+                raise InvalidInputError(
+                    "outputs of a decoupled model cannot lie in shared memory: each reply would be written over"
+                )
+            request = self._request(_decoder(message), batcher, observed.started, context, decoupled=True)
+            empty_final = parameters.wants_empty_final(request)
+            observed.trace = request.trace
+            outlet = request.outlet = Outlet()
+            waiting = batcher.enqueue(request, outlet.end)
+            try:
+                more = True
+                while more:
+                    reply, more = await outlet.next()
+                    if reply.outputs:
+                        await write(await _encoded(reply, message, servable), not more)
+                if request.trace is not None:
+                    request.trace.cost = reply.cost
+                if empty_final and not reply.outputs:
+                    await write(_empty(message, servable), True)
+            finally:
+                outlet.close()
+                batcher.withdraw(waiting)
 
     def _check_ready(self, servable: Servable) -> None:
         if self.stopping or not servable.ready:
             raise NotReadyError(f"model {servable.name!r} takes no requests now, try again later")
 
-    def _request(self, decode: Decode, batcher: Batcher, started: float, caller: Caller) -> InferRequest:
-        """What `decode` makes of a message that came at `started`."""
+    def _request(
+        self, decode: Decode, batcher: Batcher, started: float, caller: Caller, decoupled: bool = False
+    ) -> InferRequest:
+        """What `decode` makes of a message that came at `started`. decoupled: it may get any number of replies."""
         self._check_ready(batcher.servable)
+        if batcher.servable.decoupled is not decoupled:
+            raise _wrong_number_of_replies(batcher.servable)
         remaining = caller.time_remaining()
         request = decode(batcher.servable, None if remaining is None else started + remaining)
         if self._traced is not None:
@@ -137,6 +168,36 @@ class InferenceService:
         """Give it an id, by which it is routed and sampled, where its client gave none."""
         if not message.id:
             message.id = self._new_id()
+
+
+def _decoder(message: pb.ModelInferRequest) -> Decode:
+    def decode(servable: Servable, deadline: float | None) -> InferRequest:
+        return codec.decode(message, servable, id=message.id, deadline=deadline)
+
+    return decode
+
+
+async def _encoded(
+    reply: InferReply, message: pb.ModelInferRequest, servable: Servable
+) -> pb.ModelInferResponse:
+    if codec.classes(message):
+        # Ranking takes longer than copying: not on the loop that answers everybody.
+        return await asyncio.to_thread(codec.encode, reply, message, servable, id=message.id)
+    return codec.encode(reply, message, servable, id=message.id)
+
+
+def _empty(message: pb.ModelInferRequest, servable: Servable) -> pb.ModelInferResponse:
+    return pb.ModelInferResponse(id=message.id, model_name=servable.name, model_version=servable.version)
+
+
+def _wrong_number_of_replies(servable: Servable) -> Exception:
+    if servable.decoupled:
+        return UnsupportedError(
+            f"model {servable.name!r} is decoupled and may give any number of replies: ModelInfer takes exactly one, "
+            "use ModelStreamInfer"
+        )
+    # It was when the request was read, and another version has taken its place.
+    return NotReadyError(f"model {servable.name!r} is being swapped, try again")
 
 
 class _Observed:

@@ -115,6 +115,8 @@ class ModelSettings(Section):
         an ONNX file for onnx.
     trust: load a model whose file can run code as it is loaded.
     compile: serve both variants as compiled graphs, made for every size of a batch before the first request.
+    decoupled: each request gets any number of replies, as the model makes them, over ModelStreamInfer. Its forward is a
+        generator of outputs, or returns an iterator. Needs source and `batching.max_rows = 0`.
     inputs: what the model takes, in the order of its arguments.
     outputs: what it returns, in order, or by name where it returns a mapping.
     device: where it runs, as torch names devices.
@@ -144,6 +146,7 @@ class ModelSettings(Section):
     path: Path | None = None
     trust: bool = False
     compile: bool = False
+    decoupled: bool = False
     inputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSettings, ...], Field(min_length=1)]
     device: str = "cpu"
@@ -170,6 +173,20 @@ class ModelSettings(Section):
             raise ValueError(f"input {labelled[0]} has labels, which only outputs may have")
         if self.instances > 1 and self.compile:
             raise ValueError("instances above 1 do not go with compile: a compiled graph runs on one thread")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_decoupled(self) -> ModelSettings:
+        if not self.decoupled:
+            return self
+        if self.runtime != "torch" or self.source is None:
+            raise ValueError(
+                "decoupled goes with a model of runtime torch that source makes: others give one reply"
+            )
+        if self.compile:
+            raise ValueError("decoupled does not go with compile: a compiled graph gives one reply")
+        if self.batching.max_rows:
+            raise ValueError("decoupled needs batching.max_rows = 0: each request runs alone")
         return self
 
     @model_validator(mode="after")
