@@ -172,6 +172,10 @@ def _self_check(model: Runtime, recorder: Recorder, settings: ModelSettings, row
     finally:
         recorder.close()
     plain = model.plain(batch)
+    if plain.keys() != observed.keys():
+        raise ModelError(
+            f"the instrumented variant gives {len(observed)} outputs in the self-check, the plain one {len(plain)}"
+        )
     for name, expected in plain.items():
         difference = _largest_difference(expected, observed[name])
         if difference > settings.tolerance:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sidecar.errors import InferenceError
+from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.runtime.torch import TorchRuntime
 from sidecar.types import Tensor
 
@@ -30,6 +31,14 @@ class DecoupledRuntime(TorchRuntime):
     `plain` and `instrumented` run a request to its end: output `y` of the third reply is `y[2]`. They raise
     InferenceError where that does not come within MOST_REPLIES.
     """
+
+    def example(self, rows: int, length: int = UNKNOWN_SIZE) -> dict[str, Tensor]:
+        """Integers are one: where they say how many replies are wanted, zero would keep the model from running."""
+        made = super().example(rows, length)
+        for tensor in made.values():
+            if tensor.datatype.startswith(("INT", "UINT")):
+                tensor.array[...] = 1
+        return made
 
     def plain_replies(self, batch: Mapping[str, Tensor]) -> Replies:
         return self._replies(self._plain, batch)

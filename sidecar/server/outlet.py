@@ -31,7 +31,7 @@ class Outlet:
         return self._claim.acquire(blocking=False)
 
     def send(self, reply: InferReply) -> bool:
-        if not self._room.acquire(timeout=self._patience):
+        if not self._closed and not self._room.acquire(timeout=self._patience):
             self._closed = True
             self.end(OverloadedError(f"the replies were not read for {self._patience:g} s, and others wait"))
         if self._closed:
