@@ -28,6 +28,9 @@ Generate = Callable[[pb.ModelInferRequest, Context, Write], Awaitable[None]]
 IN_FLIGHT = 64
 """Requests of one stream that may wait at once. The next is read from the network when one is answered."""
 
+_OVER = (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.InternalError)
+"""What both servers raise for a message to a call that has ended, if they are asked before they cancel its handler."""
+
 FINAL = "triton_final_response"
 """Parameter of a reply by which a client of a decoupled model learns that its request gets no more."""
 
@@ -84,7 +87,7 @@ class _Stream:
                 if self._streams.decoupled(message):
                     replies = asyncio.create_task(self._generate(message))
                     self._beside.add(replies)
-                    replies.add_done_callback(self._over)
+                    replies.add_done_callback(self._beside.discard)
                 else:
                     reply = asyncio.ensure_future(self._streams.infer(message, self._context))
                     self._turns.put_nowait(_Turn(message, reply))
@@ -127,21 +130,19 @@ class _Stream:
             turn.reply.cancel()
             self._room.release()
 
-    def _over(self, replies: asyncio.Task[None]) -> None:
-        self._beside.discard(replies)
-        if not replies.cancelled():
-            # Looked at, or asyncio complains: it could not be written, so the call is over and nobody is left to tell.
-            replies.exception()
-
     async def _write(self, response: pb.ModelInferResponse, last: bool) -> None:
         response.parameters[FINAL].bool_param = last
-        async with self._writing:
-            await self._context.write(pb.ModelStreamInferResponse(infer_response=response))
+        await self._send(pb.ModelStreamInferResponse(infer_response=response))
 
     async def _write_failure(self, turn: _Turn, error: BaseException) -> None:
-        named = turn.failed(error, self._context.invocation_metadata() or ())
+        await self._send(turn.failed(error, self._context.invocation_metadata() or ()))
+
+    async def _send(self, message: pb.ModelStreamInferResponse) -> None:
         async with self._writing:
-            await self._context.write(named)
+            try:
+                await self._context.write(message)
+            except _OVER as error:
+                raise asyncio.CancelledError from error
 
 
 class _Turn:

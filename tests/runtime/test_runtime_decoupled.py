@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ HASTE = 0.05
 class Talker:
     """Replies 0, 1, 2, the same from both variants.
 
-    hang_at: reply before which the instrumented variant waits for `hang`. fail_at, plain_fail_at: before which it raises.
+    hang_at: reply before which the instrumented variant waits for `hang`.
+    fail_at, plain_fail_at: reply before which a variant raises `failure`.
     """
 
     def __init__(self):
@@ -125,11 +127,12 @@ class FakeBatches:
 
 @pytest.fixture
 def start():
-    """`start(talker, recorder)`: takes batches from then on, hasty to find an observed one stuck."""
+    """`start(talker, recorder)`: takes batches from then on. patience: before an observed one counts as stuck."""
     started = []
 
-    def start(talker, recorder):
-        executor, batches = DecoupledExecutor(talker, recorder, HASTE, usual=0.0, instances=1), FakeBatches()
+    def start(talker, recorder, patience=60.0):
+        executor = DecoupledExecutor(talker, recorder, patience, usual=0.0, instances=1)
+        batches = FakeBatches()
         executor.start(batches)
         started.append((talker, executor, batches))
         return batches.queue.put
@@ -207,7 +210,7 @@ def test_without_memory_telemetry_is_shed_first_and_then_the_request(start):
 def test_an_observed_generation_that_hangs_at_once_is_given_by_the_plain_variant(start, caplog):
     talker, recorder, batch, other = Talker(), FakeRecorder(), FakeBatch(1), FakeBatch(2)
     talker.hang_at = 0
-    put = start(talker, recorder)
+    put = start(talker, recorder, HASTE)
     put(batch)
     assert batch.replies() == [0, 1, 2]
     assert "an observed batch is stuck" in caplog.text
@@ -222,7 +225,7 @@ def test_an_observed_generation_that_hangs_at_once_is_given_by_the_plain_variant
 def test_one_that_hangs_after_a_reply_holds_up_nobody_and_goes_on_when_it_returns(start):
     talker, recorder, batch, other = Talker(), FakeRecorder(), FakeBatch(1), FakeBatch(2)
     talker.hang_at = 1
-    put = start(talker, recorder)
+    put = start(talker, recorder, HASTE)
     put(batch)
     put(other)
     assert other.replies() == [0, 1, 2]
@@ -232,20 +235,24 @@ def test_one_that_hangs_after_a_reply_holds_up_nobody_and_goes_on_when_it_return
     assert talker.observed == [1]
 
 
-def test_seconds_are_those_of_the_model_and_not_of_a_client_that_reads_slowly():
+def test_seconds_are_those_of_the_model_and_not_of_a_client_that_reads_slowly(start, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    for module in ("executor", "decoupled_executor"):
+        monkeypatch.setattr(f"sidecar.runtime.{module}.time", clock)
     talker, batch = Talker(), FakeBatch(1)
-    executor, batches = DecoupledExecutor(talker, None, HASTE, usual=0.0, instances=1), FakeBatches()
-    before = batch.outlet.send
-    waited = threading.Event()
+
+    def replies(batch):
+        now[0] += 1
+        yield from Talker().plain_replies(batch)
+        now[0] += 1
+        return {}
 
     def send(reply):
-        waited.wait(HASTE)
-        return before(reply)
+        now[0] += 1000
+        return True
 
-    batch.outlet.send = send
-    executor.start(batches)
-    batches.queue.put(batch)
-    assert batch.replies() == [0, 1, 2]
-    assert 0 < executor.seconds < HASTE
-    batches.queue.put(None)
-    executor.close()
+    talker.plain_replies, batch.outlet.send = replies, send
+    start(talker, None)(batch)
+    (last,) = batch.outcome.result(60)
+    assert last.cost.compute == 2.0
