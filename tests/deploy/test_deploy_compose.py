@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ def test_the_sidecar_runs_hardened() -> None:
     assert sidecar["read_only"] is True
     assert sidecar["cap_drop"] == ["ALL"]
     assert sidecar["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_caches_may_hold_libraries_that_are_loaded_from_them() -> None:
+    run_by_hand = re.findall(r"--tmpfs (\S+)", (ROOT / "deploy/Dockerfile").read_text())
+    assert run_by_hand == SERVICES["sidecar"]["tmpfs"] == ["/tmp:exec"]
 
 
 def test_prometheus_is_configured_as_shipped_but_for_addresses() -> None:
