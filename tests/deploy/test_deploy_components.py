@@ -110,11 +110,13 @@ def test_the_overlay_of_ones_own_in_the_docs_can_be_built(tmp_path: Path, build:
         validate(found)
     (pod,) = pods(objects)
     (container,) = pod["containers"]
-    assert container["image"] == "registry.example.com/activation-sidecar:cpu"
+    assert container["image"] == "registry.example.com/activation-sidecar:0.1.0"
     assert pod["imagePullSecrets"] == [{"name": "registry"}]
     assert one_source_each(pod)
     assert {"name": "models", "persistentVolumeClaim": {"claimName": "models"}} in pod["volumes"]
-    assert one(objects, "ConfigMap")["data"] == {"sidecar.toml": "# mine\n"}
+    configuration = one(objects, "ConfigMap")
+    assert configuration["data"] == {"sidecar.toml": "# mine\n"}
+    assert {"name": "config", "configMap": {"name": configuration["metadata"]["name"]}} in pod["volumes"]
     assert {found["metadata"]["namespace"] for found in objects} == {"ml"}
 
 

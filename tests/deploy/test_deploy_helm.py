@@ -119,6 +119,12 @@ def comparable(pod: dict[str, Any]) -> dict[str, Any]:
     return pod
 
 
+def test_the_objects_of_the_operator_carry_the_labels_it_looks_for() -> None:
+    objects = rendered({"monitoring": {"labels": {"release": "prometheus"}}})
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert one(objects, kind)["metadata"]["labels"]["release"] == "prometheus"
+
+
 def test_with_persistence_reference_evidence_and_panes_lie_on_the_volume() -> None:
     assert environment(rendered(VALUES["persistence"])) == {
         "SIDECAR_DRIFT__STATE": "/data/drift",
