@@ -60,6 +60,7 @@ bench-gpu: $(GPU_READY) ## what observing costs on a GPU
 
 test-full: $(READY) ## all tests
 	$(BIN)/python tools/fetch.py --newer
+	$(BIN)/python -m tests.bench.clients
 	$(PYTEST) $(ARGS)
 
 bench: $(READY) ## the benchmarks: ratios side by side, JSON in build/bench/

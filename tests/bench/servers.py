@@ -194,8 +194,8 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) ->
     raise NoServerError("it did not start: " + " | ".join(log.read_text().strip().splitlines()[-3:]))
 
 
-def environment(name: str, requirement: str) -> Path:
-    """site-packages of a virtual environment with `requirement` and the torch that this one has.
+def environment(name: str, requirement: str, *, torch: bool = True) -> Path:
+    """site-packages of a virtual environment with `requirement`, and `torch`: the one that this environment has.
 
     Raises NoServerError when it cannot be installed.
     """
@@ -214,7 +214,7 @@ def environment(name: str, requirement: str) -> Path:
                 "install",
                 "--quiet",
                 requirement,
-                f"torch=={version('torch')}",
+                *([f"torch=={version('torch')}"] if torch else []),
             ],
         ):
             done = subprocess.run(command, capture_output=True, text=True, check=False)

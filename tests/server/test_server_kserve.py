@@ -1,4 +1,4 @@
-"""KServe's own client, where a Python has it: this one, or the one that KSERVE_PYTHON names."""
+"""KServe's own client, where a Python has it: the one that KSERVE_PYTHON names, or else `tests.bench.clients` made."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from pathlib import Path
 import pytest
 
 from sidecar.types import TensorSpec
+from tests.bench.clients import KSERVE_PYTHON
 
 CLIENT = Path(__file__).with_name("kserve_client.py")
 
 
 @pytest.fixture(scope="module")
 def python():
-    candidate = os.environ.get("KSERVE_PYTHON", sys.executable)
+    made = KSERVE_PYTHON if KSERVE_PYTHON.exists() else sys.executable
+    candidate = os.environ.get("KSERVE_PYTHON", made)
     found = "import importlib.util, sys; sys.exit(importlib.util.find_spec('kserve') is None)"
     if subprocess.run([candidate, "-c", found], check=False).returncode:
-        pytest.skip("kserve is not installed; KSERVE_PYTHON may name a Python that has it")
+        pytest.skip(
+            "kserve is not here; `make test-full` fetches it, or KSERVE_PYTHON names a Python that has it"
+        )
     return candidate
 
 

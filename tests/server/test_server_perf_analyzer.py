@@ -1,4 +1,4 @@
-"""Triton's perf_analyzer, where `python -m tests.bench.perf_analyzer` has fetched it."""
+"""Triton's perf_analyzer, where `python -m tests.bench.clients` has fetched it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.bench import perf_analyzer
 from tests.server.talker import Talker, talking
 
 pytestmark = pytest.mark.skipif(
-    not perf_analyzer.fetched(), reason="perf_analyzer is not here; `make bench-serving` fetches it"
+    not perf_analyzer.fetched(), reason="perf_analyzer is not here; `make test-full` fetches it"
 )
 
 LOAD = ("--concurrency-range", "4", "--request-count", "40")
