@@ -33,7 +33,8 @@ class Outlet:
     def send(self, reply: InferReply) -> bool:
         if not self._closed and not self._room.acquire(timeout=self._patience):
             self._closed = True
-            self.end(OverloadedError(f"the replies were not read for {self._patience:g} s, and others wait"))
+            text = f"the replies were not read for {self._patience:g} s, and others wait"
+            self.end(OverloadedError(text, reason="other"))
         if self._closed:
             return False
         self._pass(reply, more=True)
