@@ -256,3 +256,25 @@ def test_seconds_are_those_of_the_model_and_not_of_a_client_that_reads_slowly(st
     start(talker, None)(batch)
     (last,) = batch.outcome.result(60)
     assert last.cost.compute == 2.0
+
+
+def test_the_time_that_a_client_takes_to_read_does_not_count_as_an_observers(monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(perf_counter=lambda: now[0])
+    for module in ("executor", "decoupled_executor"):
+        monkeypatch.setattr(f"sidecar.runtime.{module}.time", clock)
+    executor = DecoupledExecutor(Talker(), FakeRecorder(), 60.0, usual=0.0, instances=1)
+    batch, batches, seen = FakeBatch(1), FakeBatches(), []
+
+    def send(reply):
+        now[0] += 1000
+        seen.append(executor._observed.seconds())
+        return True
+
+    batch.outlet.send = send
+    executor.start(batches)
+    batches.queue.put(batch)
+    batches.queue.put(None)
+    batch.outcome.result(60)
+    executor.close()
+    assert seen == [0.0, 0.0, 0.0]
