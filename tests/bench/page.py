@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from sidecar.console.api import Api, Sources
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.export.exposition import Exposition
 from sidecar.settings import ConsoleSettings, ServerSettings
@@ -75,13 +75,8 @@ def run() -> dict[str, Any]:
         routes = api.routes()
         app = application(
             Exposition(CollectorRegistry(), 0.0),
-            [],
-            60.0,
-            lambda _: True,
-            lambda _: True,
-            list,
-            lambda: False,
-            None,
+            Standing([], 60.0),
+            Access(lambda _: True, lambda _: True),
             routes,
         )
         server = HttpServer(app, ServerSettings(http_port=0), None)
