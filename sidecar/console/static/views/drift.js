@@ -113,7 +113,7 @@ function listLayers(body, at, found) {
       { head: "Units moved most, σ", left: true, cell: (one) => one.worst_channels.slice(0, 2).map(([unit, moved]) => el("div", {}, link(one.tap, { view: "neuron", channel: unit }, String(unit)), ` ${signed(moved)}`)) },
       { head: "Alarms", cell: (one) => number(one.alarms) },
     ], found.layers),
-    el("p", { class: "note" }, "Effect sizes have their value under no drift subtracted; shifts are in standard deviations of the reference. Over its level: the largest effect over what 99.9% of windows without drift stay under. An alert needs evidence and an effect."),
+    el("p", { class: "note" }, `Effect sizes are of ${inReport ? "the range of this report" : `the last ${number(found.window_seconds)} seconds, ${number(found.window_requests, 6)} requests`}, and have their value without drift subtracted; shifts are in standard deviations of the reference. Over its level: the largest effect over what 99.9% of windows without drift stay under. An alert needs evidence and an effect.`),
   );
 }
 
