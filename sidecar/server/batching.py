@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from sidecar import types
 from sidecar.errors import (
     Caught,
     ExpiredError,
@@ -26,23 +27,42 @@ from sidecar.settings import BatchingSettings
 from sidecar.types import Clock, Cost, InferReply, InferRequest, Servable, ServingObserver
 
 logger = logging.getLogger("sidecar.server")
+# Of what the model says no to clients can cause as much as they like, so the log limits it.
+model_log = logging.getLogger("sidecar.model")
 
 RESTART_SECONDS = 1.0
 """A model whose thread failed in a way that nobody foresaw is not ready for so long."""
+
+FAILURES = 3
+"""A version of which so many batches failed in a row is trusted no more than it must be."""
+
+TRIAL_SECONDS = 60.0
+"""How often it is tried all the same: what made it fail may have been the requests."""
 
 
 class Batch:
     """See `types.Batch`."""
 
-    def __init__(self, batcher: Batcher, waiting: Sequence[Waiting], started: float) -> None:
+    def __init__(
+        self, batcher: Batcher, waiting: Sequence[Waiting], expired: Sequence[Waiting], started: float
+    ) -> None:
         self.requests = [one.request for one in waiting]
         for request in self.requests:
             if request.trace is not None:
                 request.trace.began = started
         self._batcher = batcher
         self._waiting = waiting
+        self._expired = expired
         self._started = started
         self._over = False
+
+    def begin(self) -> None:
+        """Tell those whose deadlines have passed. Nobody else may be left, and then it is over."""
+        self._batcher.taken()
+        for late in self._expired:
+            late.settle(_expired())
+        if not self._waiting:
+            self._end()
 
     def answer(self, replies: Sequence[InferReply | Exception]) -> None:
         """Give each request its reply; fails where there are not as many."""
@@ -54,11 +74,14 @@ class Batch:
     def fail(self, error: BaseException) -> None:
         """Tell the log why, and the clients that the model failed."""
         servable = self._batcher.servable
-        logger.error("model %s version %s failed", servable.name, servable.version, exc_info=error)
+        model_log.error("model %s version %s failed", servable.name, servable.version, exc_info=error)
         self._settle([self._failure()] * len(self._waiting), None)
 
     def abort(self) -> None:
-        """Whatever should have answered it went wrong: nobody shall wait for that."""
+        """See `types.Batch`."""
+        for late in self._expired:
+            with Caught():
+                late.settle(_expired())
         for waiting in self._waiting:
             with Caught():
                 waiting.settle(self._failure())
@@ -80,6 +103,10 @@ class Batch:
             self._batcher.finished()
 
 
+def _expired() -> ExpiredError:
+    return ExpiredError("the deadline passed while the request waited")
+
+
 def _cost(replies: Sequence[InferReply | Exception]) -> Cost | None:
     """Of the one run, or of those of each request where together they found no memory; None where none went well."""
     costs = list({id(one.cost): one.cost for one in replies if isinstance(one, InferReply)}.values())
@@ -93,7 +120,6 @@ class Batcher:
 
     servable.max_rows bounds a batch; 0 makes every request run alone.
     clock: monotonic seconds, on the same scale as `InferRequest.deadline`.
-    failures: batches that failed since the last one which did not.
     """
 
     def __init__(
@@ -122,7 +148,8 @@ class Batcher:
         self._started = self._closed = False
         self._drained: list[Callable[[], None]] = []
         self._turn, self._reporting = threading.Lock(), threading.Lock()
-        self.failures = 0
+        self._failures = 0  # batches since the last one in which a request went well
+        self._trial = 0.0  # when it may be tried again
 
     def enqueue(self, request: InferRequest, done: Done) -> Waiting:
         """Have `done` called with what becomes of `request`. May be called on any thread.
@@ -137,13 +164,14 @@ class Batcher:
             if self._closed:
                 raise NotReadyError(f"model {self.servable.name!r} is stopping, try another server")
             self._admit(waiting)
+            # First, because where no thread can be started nobody shall wait for one.
+            if not self._started:
+                self.servable.start(self)
+                self._started = True
             rows = self._lanes.add(waiting)
             self._report_queue()
             if 0 < self._enough <= rows:
                 self._changed.notify()
-            if not self._started:
-                self._started = True
-                self.servable.start(self)
         return waiting
 
     def _admit(self, waiting: Waiting) -> None:
@@ -173,6 +201,19 @@ class Batcher:
                 ahead,
                 "expired",
             )
+
+    def trusted(self) -> bool:
+        """Whether to give it a request that another version could answer; may be asked by one thread at a time.
+
+        No after FAILURES failed batches in a row, but once in TRIAL_SECONDS, until a request of one goes well.
+        """
+        if self._failures < FAILURES:
+            return True
+        now = self._clock()
+        if now < self._trial:
+            return False
+        self._trial = now + TRIAL_SECONDS
+        return True
 
     def withdraw(self, waiting: Waiting) -> bool:
         """True: its `done` will not be called, and if it still waits, it never runs. False: that came too late."""
@@ -220,27 +261,35 @@ class Batcher:
             self._tell_if_drained()
         await drained
 
-    def serve(self, run: Callable[[Batch], bool]) -> None:
-        """See `types.Batches`. An error that `run` did not handle costs its batch and a pause, during which the model
-        is not ready.
+    def serve(self, run: Callable[[types.Batch], bool], first: types.Batch | None = None) -> None:
+        """See `types.Batches`. An error that `run` did not handle, or one of the queue itself, costs its batch and a
+        pause, during which the model is not ready.
         """
-        while (batch := self._next()) is not None:
-            more = True
+        batch, more = first, True
+        del first
+        while more:
             with Caught() as caught:
-                more = run(batch)
+                if batch is None:
+                    if (taken := self._next()) is None:
+                        return
+                    batch = taken
+                    taken.begin()
+                if batch.requests:
+                    more = run(batch)
             if caught.error is not None:
                 self._recover(batch, caught.error)
-            del batch  # what it holds shall not live on while the thread waits
-            if not more:
-                return
+            batch = taken = None  # what it holds shall not live on while the thread waits
 
-    def _recover(self, batch: Batch, error: BaseException) -> None:
+    def _recover(self, batch: types.Batch | None, error: BaseException) -> None:
         servable = self.servable
-        logger.critical("the thread of %s failed and starts again", servable.name, exc_info=error)
+        with Caught():
+            logger.critical("the thread of %s failed and starts again", servable.name, exc_info=error)
         servable.ready = False
-        batch.abort()
+        if batch is not None:
+            batch.abort()
         with self._changed:
-            self._changed.wait_for(lambda: self._closed, RESTART_SECONDS)
+            # A queue that failed may fail again at once, and then its closing shall not end the pauses.
+            self._changed.wait_for(lambda: self._closed and batch is not None, RESTART_SECONDS)
             servable.ready = not self._closed
 
     def _next(self) -> Batch | None:
@@ -262,14 +311,9 @@ class Batcher:
                         return None
                     continue
                 now = self._clock()
-                waiting, expired = self._lanes.choose(now, self._max_rows, self._preferred)
+                batch = Batch(self, *self._lanes.choose(now, self._max_rows, self._preferred), now)
                 self._running += 1
-                self._report_queue()
-            for late in expired:
-                late.settle(ExpiredError("the deadline passed while the request waited"))
-            if waiting:
-                return Batch(self, waiting, now)
-            self.finished()
+                return batch
 
     def report(self, waiting: Sequence[Waiting], started: float, cost: Cost | None) -> None:
         """A batch has run, or failed, and then cost is None."""
@@ -277,12 +321,20 @@ class Batcher:
         queued = [started - one.since for one in waiting]
         name, version = self.servable.name, self.servable.version
         with self._reporting:
-            self.failures = self.failures + 1 if cost is None else 0
-            if cost is not None:
+            if cost is None:
+                self._failures += 1
+                self._trial = self._clock() + TRIAL_SECONDS
+            else:
+                self._failures = 0
                 seconds = self._clock() - started
                 usual = self._row_seconds or seconds / rows
                 self._row_seconds = usual + 0.1 * (seconds / rows - usual)
             self._observer.batch_finished(name, version, rows, queued, cost)
+
+    def taken(self) -> None:
+        """Say how many wait now."""
+        with self._changed:
+            self._report_queue()
 
     def finished(self) -> None:
         """What was taken last has been answered."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import ExpiredError, InferenceError, NotReadyError, OverloadedError
-from sidecar.server.batching import Batcher
+from sidecar.server.batching import FAILURES, Batcher
+from sidecar.server.lanes import Lanes
 from sidecar.settings import BatchingSettings
-from sidecar.types import TensorSpec
+from sidecar.types import InferReply, TensorSpec
+from tests.server.conftest import COST, running
 
 SPECS = [TensorSpec("x", "FP64", (-1, -1))]
 NEVER_MS = 10_000  # the settings' longest delay; a test that had to wait for it would hang visibly
@@ -194,6 +198,55 @@ async def test_a_model_whose_thread_failed_is_ready_again_and_goes_on(
     assert batcher.servable.ready
     assert ids(model) == [["0"], ["1"]]
     await batcher.close()
+
+
+@pytest.mark.parametrize("part", ["queue_length", "choose"])
+async def test_an_error_of_the_queue_itself_costs_at_most_a_batch_and_the_model_goes_on(
+    *, part, make_batcher, make_request, model, ledger, monkeypatch
+):
+    monkeypatch.setattr("sidecar.server.batching.RESTART_SECONDS", 0)
+    batcher = make_batcher()
+    owner = ledger if part == "queue_length" else Lanes
+    whole, failures = getattr(owner, part), [MemoryError("once")]
+
+    def broken(*arguments):
+        if failures and threading.current_thread() is not threading.main_thread():
+            assert batcher.servable.ready
+            raise failures.pop()
+        return whole(*arguments)
+
+    monkeypatch.setattr(owner, part, broken)
+    with suppress(InferenceError):
+        await batcher.submit(make_request(0))
+    await batcher.submit(make_request(1))
+    assert not failures
+    assert batcher.servable.ready
+    await batcher.close()
+
+
+async def test_a_thread_that_cannot_be_started_costs_one_request(make_batcher, make_request, model):
+    batcher = make_batcher()
+    start = batcher.servable.start
+    batcher.servable.start = unstartable
+    with pytest.raises(RuntimeError, match="no more threads"):
+        await batcher.submit(make_request(0))
+    batcher.servable.start = start
+    await batcher.submit(make_request(1))
+    assert ids(model) == [["1"]]
+
+
+def unstartable(_):
+    raise RuntimeError("no more threads")
+
+
+async def test_a_batch_of_which_a_request_went_well_is_no_failure(make_batcher, make_request, model):
+    batcher = make_batcher(max_rows=2, max_delay_ms=NEVER_MS)
+    model.execute = lambda requests: [InferenceError("no"), InferReply(dict(requests[1].inputs), COST)]
+    batcher.servable.start = running(model.execute)
+    for _ in range(FAILURES):
+        outcomes = [batcher.submit(make_request(0)), batcher.submit(make_request(1))]
+        await asyncio.gather(*outcomes, return_exceptions=True)
+    assert batcher.trusted()
 
 
 async def test_a_request_that_does_not_fit_is_not_overtaken_by_a_smaller_one(
