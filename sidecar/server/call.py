@@ -182,7 +182,7 @@ class Call:
 
     def _parsed(self, raw: bytes | None) -> Any:
         deserialize = self._handler.request_deserializer
-        return raw if raw is None or deserialize is None else parse(deserialize, raw)
+        return raw if raw is None or deserialize is None else parse(self.method, deserialize, raw)
 
     async def _messages(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not EOF:
