@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ model_log = logging.getLogger("sidecar.model")
 
 RESTART_SECONDS = 1.0
 """A model whose thread failed in a way that nobody foresaw is not ready for so long."""
+
+SHED_SECONDS = 0.01
+"""A full queue is searched for requests that are too late at most this often."""
 
 FAILURES = 3
 """A version of which so many batches failed in a row is trusted no more than it must be."""
@@ -148,6 +152,7 @@ class Batcher:
         self._started = self._closed = False
         self._drained: list[Callable[[], None]] = []
         self._turn, self._reporting = threading.Lock(), threading.Lock()
+        self._shed_next = -math.inf  # when all that waits may be looked at again
         self._failures = 0  # batches since the last one in which a request went well
         self._trial = 0.0  # when it may be tried again
 
@@ -176,31 +181,51 @@ class Batcher:
 
     def _admit(self, waiting: Waiting) -> None:
         """Refuse what finds no room, and what the queue before it leaves no time for."""
-        name = self.servable.name
-        lanes = self._lanes
-        ahead = lanes.rows * self._row_seconds / self.servable.instances
-        if lanes.requests >= self._max_waiting:
-            raise OverloadedError(
-                f"{lanes.requests} requests wait for model {name!r}, the most allowed; try later", ahead
-            )
-        if lanes and lanes.bytes + waiting.bytes > self._max_bytes:
-            raise OverloadedError(
-                f"{lanes.bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later",
-                ahead,
-                "memory",
-            )
+        if full := self._full(waiting):
+            self._shed(waiting.since)
+            if full := self._full(waiting):
+                raise full
         deadline = waiting.request.deadline
         # With priorities what waits need not be ahead of it, and then nobody can tell.
-        if (
-            deadline is not None
-            and not self.priority_levels
-            and waiting.since < deadline < waiting.since + ahead
-        ):
-            raise OverloadedError(
-                f"what waits for model {name!r} takes longer than the request's deadline allows",
-                ahead,
-                "expired",
-            )
+        if deadline is not None and not self.priority_levels:
+            ahead = self._ahead()
+            if waiting.since < deadline < waiting.since + ahead:
+                raise self._too_slow(ahead)
+
+    def _ahead(self) -> float:
+        """Seconds until all that waits has run."""
+        return self._lanes.rows * self._row_seconds / self.servable.instances
+
+    def _full(self, waiting: Waiting) -> OverloadedError | None:
+        """Why there is no room; None where there is."""
+        lanes, name = self._lanes, self.servable.name
+        if lanes.requests >= self._max_waiting:
+            text = f"{lanes.requests} requests wait for model {name!r}, the most allowed; try later"
+            return OverloadedError(text, self._ahead())
+        if lanes.bytes + waiting.bytes > self._max_bytes and lanes:
+            text = f"{lanes.bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later"
+            return OverloadedError(text, self._ahead(), "memory")
+        return None
+
+    def _shed(self, now: float) -> None:
+        """Make room for whoever comes: those who cannot run before their deadlines shall not wait for these."""
+        ahead = self._ahead()
+        # To look at all that waits takes as long as a request, so not for each that comes.
+        if now < self._shed_next or self._lanes.soonest > now + ahead:
+            return
+        self._shed_next = now + SHED_SECONDS
+        for one in self._lanes.shed(now, self._row_seconds / self.servable.instances):
+            late = one.request.deadline is not None and one.request.deadline <= now
+            with Caught():
+                one.settle(_expired() if late else self._too_slow(ahead))
+        self._report_queue()
+
+    def _too_slow(self, ahead: float) -> OverloadedError:
+        return OverloadedError(
+            f"what waits for model {self.servable.name!r} takes longer than the request's deadline allows",
+            ahead,
+            "expired",
+        )
 
     def trusted(self) -> bool:
         """Whether to give it a request that another version could answer; may be asked by one thread at a time.
