@@ -13,7 +13,7 @@ from sidecar.runtime.memory import found_no_memory
 from sidecar.types import Batch, Batches, Cost, InferReply, InferRequest, Ragged, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
-# Of what the model says no to clients can cause as much as they like, so the log limits it.
+# Of what the model cannot do clients can send as much as they like, so the log limits it.
 _model_log = logging.getLogger("sidecar.model")
 
 Run = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
