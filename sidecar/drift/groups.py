@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sidecar.drift.scores import FIT_STRIDE
 from sidecar.drift.strata import Labels, labels
 from sidecar.drift.weighted import Weighted
 from sidecar.sketch import OutputRows, Reading
@@ -16,6 +17,7 @@ from sidecar.sketch import OutputRows, Reading
 ROUTE = "sidecar_route"
 MOST_NAMES = 64
 OTHERS = "others"
+NAMELESS: Labels = np.array([], "U")
 _NOTICED = 4.0
 LEAST_REQUESTS = 20
 
@@ -24,19 +26,19 @@ LEAST_REQUESTS = 20
 class Groups:
     """One name a request, str[n] each, "" where it has none.
 
-    classes: predicted by a classifier. routes: values of the request parameter `sidecar_route`, the 64 most frequent by
-    name and "others" for the rest.
+    classes: predicted by a classifier. routes: values of the request parameter `sidecar_route`, see `frequent`.
     """
 
     classes: Labels
     routes: Labels
 
     @classmethod
-    def of(cls, readings: Sequence[Reading]) -> Groups:
-        none = [np.array([], "U")]
+    def of(cls, readings: Sequence[Reading], known: Labels) -> Groups:
+        """known: the routes of what these are compared with."""
+        none = [NAMELESS]
         classes = [class_names(one.outputs, one.requests) for one in readings]
         routes = [labels(one, ROUTE) for one in readings]
-        return cls(np.concatenate(classes or none), frequent(np.concatenate(routes or none)))
+        return cls(np.concatenate(classes or none), frequent(np.concatenate(routes or none), known))
 
     @property
     def deciding(self) -> Labels:
@@ -51,10 +53,17 @@ def class_names(outputs: OutputRows | None, requests: int) -> Labels:
     return np.array(["" if one < 0 else str(one) for one in outputs.predicted.tolist()], dtype=np.str_)
 
 
-def frequent(names: Labels) -> Labels:
-    """The 64 most frequent names as they are, and "others" for all further ones."""
-    known = {name for name, _ in Counter(names.tolist()).most_common(MOST_NAMES)}
-    return np.array([one if one in known else OTHERS for one in names.tolist()], dtype=np.str_)
+def frequent(names: Labels, known: Labels = NAMELESS) -> Labels:
+    """Up to 64 names as they are, and "others" for all further ones: the `known`, then the most frequent.
+
+    With what they are compared with as `known`, a name is never among the others on one side only. Frequent is what is
+    among every fourth request: shares of the rest are not too large for having been chosen by them.
+    """
+    kept = set(known.tolist())
+    requests = Counter(names[::FIT_STRIDE].tolist())
+    new = sorted(set(names.tolist()) - kept, key=lambda name: (-requests[name], name))
+    kept.update(new[: max(MOST_NAMES - len(kept), 0)])
+    return np.array([one if one in kept else OTHERS for one in names.tolist()], dtype=np.str_)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,19 @@ def test_the_alarm_ends_after_the_shift_does_and_with_it_the_cause(watch):
     assert state.cause is None
 
 
+def test_a_route_among_the_others_of_the_reference_is_among_them_in_the_cause(traffic, taps):
+    watch = Watch(traffic, taps)
+
+    def run(routes, **changes):
+        parameters = [{"sidecar_route": f"r{route:02}"} for route in routes]
+        watch.feed(replace(traffic.reading(len(routes), **changes), parameters=parameters))
+
+    run([*range(66)] * (REFERENCE // 66 + 1))
+    watch.traffic.at += 100
+    run([65] * 60, shifts={1: 1.0})
+    assert watch.monitor.state().cause.groups[0].group == "others"
+
+
 def test_one_request_with_a_nan_is_seen(watch):
     before = watch.monitor.state()
 
