@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from panels import Panel, Query, Row, dashboard
-from queries import ANNOTATIONS, BY_MODEL, OF_A_TAP, OF_LAYERS, TAP, layers, model, tap
+from queries import ANNOTATIONS, BY_MODEL, OF_A_TAP, OF_LAYERS, TAP, layers, model, tap, tap_at_instance
 
 
 def _effect(series: str) -> Query:
@@ -68,7 +68,7 @@ EFFECTS = Row("Effect sizes", (
         "Mean shift",
         "Shift of the request statistic that moved most, in standard deviations of the reference's requests; empty "
         "until the reference is ready. Good: within half a standard deviation of 0.",
-        "short", (tap("sidecar_drift_mean_shift_sigmas", "avg", within=TAP),), 8, links=OF_A_TAP,
+        "short", (tap_at_instance("sidecar_drift_mean_shift_sigmas"),), 8, links=OF_A_TAP,
     ),
     Panel(
         "Jensen-Shannon divergence",
@@ -198,7 +198,7 @@ VERSIONS = Row("Versions, each against the model's first", (
         "Mean shift against the first version",
         "Shift of the request statistic that differs most, in standard deviations of the first version's requests; "
         "empty where one version is served. Good: within half a standard deviation of 0.",
-        "short", (tap("sidecar_version_mean_shift_sigmas", "avg", within=TAP),), 8, links=OF_A_TAP,
+        "short", (tap_at_instance("sidecar_version_mean_shift_sigmas"),), 8, links=OF_A_TAP,
     ),
 ))  # fmt: skip
 
