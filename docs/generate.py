@@ -57,6 +57,7 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `format` | a number format: `float16`, `bfloat16`, `e4m3` or `e5m2` |
 | `result` | `sent`, `failed` or `dropped` |
 | `setting` | settings of `[server]` that name the files |
+| `class`, `side` | number of a predicted class, or `others`; `reference` or `window` |
 | `rank` | 1 for the channel that moved most |
 | `reason`, `part` | see the metric |
 

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 from panels import Panel, Query, Row, dashboard
-from queries import ANNOTATIONS, BY_MODEL, OF_A_TAP, OF_LAYERS, TAP, layers, model, tap, tap_at_instance
+from queries import (
+    ANNOTATIONS,
+    BY_MODEL,
+    MODEL,
+    OF_A_TAP,
+    OF_LAYERS,
+    TAP,
+    layers,
+    model,
+    tap,
+    tap_at_instance,
+)
+
+
+def _classes(expr: str, instance: str) -> Query:
+    """One line for each predicted class."""
+    return Query(expr.format(MODEL), f"{BY_MODEL} {{{{class}}}}{instance}")
 
 
 def _effect(series: str) -> Query:
@@ -110,10 +126,28 @@ CAUSES = Row("Causes and classes", (
         "short", (model("sidecar_drift_cause_kind", "max", f"{BY_MODEL} {{{{kind}}}}", also="kind"),), 8, low=0, high=1,
     ),
     Panel(
-        "Class mix",
-        "Evidence that the shares of the predicted classes changed, as a share of a layer's alarm level; 0 of what is "
-        "no classifier or is judged class by class. Good: below 80%.",
+        "Evidence of another class mix",
+        "Evidence that the shares of the predicted classes changed, as a share of the level at which it alarms alone "
+        "(ln 4 above the model's); 0 of what is no classifier or is judged class by class. Good: below 80%.",
         "percentunit", (model("model:sidecar_drift_class_evidence:level_ratio", "max"),), 8, low=0, steps=((1, "red"),),
+    ),
+    Panel(
+        "Class mix",
+        "Share of each predicted class over drift.window_seconds: the reference's ten most frequent, and all others. "
+        "Good: steady, or swinging as the day does. Empty without a classifier or a complete reference.",
+        "percentunit",
+        (_classes('avg by (model, version, class) (sidecar_drift_class_ratio{{{}, side="window"}})', ""),), 12, low=0,
+    ),
+    Panel(
+        "Classes whose share changed",
+        "Share of each predicted class less its share in the reference. Good: around 0; with 1,000 requests in the "
+        "window chance alone moves a class of 10% by up to 3 points.",
+        "percentunit",
+        (_classes(
+            'max by (model, version, class, instance) (sidecar_drift_class_ratio{{{0}, side="window"}} '
+            '- ignoring (side) sidecar_drift_class_ratio{{{0}, side="reference"}})', " {{instance}}",
+        ),),
+        12,
     ),
 ))  # fmt: skip
 

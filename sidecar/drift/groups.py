@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sidecar.drift.ranks import Integers
 from sidecar.drift.scores import FIT_STRIDE
 from sidecar.drift.strata import Labels, labels
-from sidecar.drift.weighted import Weighted
+from sidecar.drift.weighted import Weighted, ratio
 from sidecar.sketch import OutputRows, Reading
 
 ROUTE = "sidecar_route"
 MOST_NAMES = 64
+MOST_CLASSES = 10
 OTHERS = "others"
 NAMELESS: Labels = np.array([], "U")
 _NOTICED = 4.0
@@ -93,6 +95,36 @@ def share_changes(reference: Labels, window: Labels) -> tuple[ShareChange, ...]:
         if abs(z) >= _NOTICED:
             changes.append(ShareChange(group, expected, seen, z))
     return tuple(sorted(changes, key=lambda change: (-abs(change.z), change.group)))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassShare:
+    """Shares, 0 to 1, of a predicted class among the requests with one; the window's is NaN without any.
+
+    name: its number, or "others" for all that are not among the reference's ten most frequent.
+    """
+
+    name: str
+    reference: float
+    window: float
+
+
+def class_shares(reference: Integers, window: Integers, classes: int) -> tuple[ClassShare, ...]:
+    """Most frequent class first. reference, window: int64[n] and [m], predicted classes, -1 where none was.
+
+    classes: how many there are at least; up to ten of them are named even if the reference has none.
+
+    As with `frequent`, every fourth request of the reference says which classes, and the rest what their shares are.
+    """
+    choosing = reference[::FIT_STRIDE]
+    requests = np.bincount(choosing[choosing >= 0], minlength=classes)
+    chosen = np.argsort(-requests, kind="stable")[:MOST_CLASSES]
+    sides = []
+    for side in (np.delete(reference, slice(None, None, FIT_STRIDE)), window):
+        known = side[side >= 0]
+        named = (known[:, None] == chosen).sum(axis=0)
+        sides.append(ratio(np.append(named, len(known) - named.sum()), np.array(len(known))).tolist())
+    return tuple(map(ClassShare, [*map(str, chosen.tolist()), OTHERS], *sides))
 
 
 def _ample(names: Labels) -> Labels:

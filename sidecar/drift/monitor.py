@@ -17,7 +17,7 @@ from sidecar.drift.comparison import expected_of
 from sidecar.drift.effects import worst_channels
 from sidecar.drift.evidence import ACROSS, EDetector
 from sidecar.drift.frechet import Gaussians
-from sidecar.drift.groups import Groups
+from sidecar.drift.groups import Groups, class_shares
 from sidecar.drift.instability import AcrossLayers, instability
 from sidecar.drift.judge import Judge
 from sidecar.drift.keeping import Keeping
@@ -239,22 +239,29 @@ class DriftMonitor:
             layers=layers,
             across=AcrossLayers.of(windows),
             cause=self._cause(layers, readings, seen),
-            output=self._output(),
+            output=self._output(readings),
             direction_evidence=float(detector.layer_evidence[-ACROSS:].max()),
             strata=self._judge.strata.names if self._judge else (),
         )
 
-    def _output(self) -> OutputDrift | None:
+    def _output(self, readings: Sequence[Reading]) -> OutputDrift | None:
+        reference = self.reference
+        if not reference or not reference.outputs:
+            return None
         beyond = slice(len(self._taps), -ACROSS)
         latches = self._detector.layers[beyond]
-        if not latches:
-            return None
+        predicted = [one.outputs.predicted[one.common] for one in readings if one.outputs]
         evidence, *classes = self._detector.layer_evidence[beyond].tolist()
         return OutputDrift(
             evidence,
             class_evidence=classes[0] if classes else 0.0,
             active=any(latch.active for latch in latches),
             alarms=sum(latch.alarms for latch in latches),
+            shares=class_shares(
+                reference.outputs.predicted[reference.common],
+                np.concatenate([np.empty(0, np.int64), *predicted]),
+                reference.outputs.logits.shape[1],
+            ),
         )
 
     def _cause(

@@ -325,6 +325,12 @@ CLASS_EVIDENCE = Metric(
     "Evidence that shares of predicted classes changed; with ln 4 more than sidecar_drift_alarm_level it alarms alone.",
     MODEL, "nats",
 )  # fmt: skip
+CLASS_SHARE = Metric(
+    "sidecar_drift_class_ratio", "gauge",
+    "Share of requests of the predicted class, in the reference and over drift.window_seconds: of the reference's ten "
+    "most frequent classes, and of all others together. Of a classifier, from a complete reference on.",
+    (*MODEL, "class", "side"), "ratio",
+)  # fmt: skip
 ALARM_LEVEL = Metric(
     "sidecar_drift_alarm_level", "gauge",
     "Model alarm level: ln(drift.requests_between_false_alarms).", MODEL, "nats",

@@ -11,9 +11,11 @@ from sidecar.drift.causes import Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.effects import shifts
 from sidecar.drift.groups import (
     LEAST_REQUESTS,
+    MOST_CLASSES,
     MOST_NAMES,
     NAMELESS,
     Groups,
+    class_shares,
     frequent,
     share_changes,
     with_mix_of,
@@ -231,3 +233,28 @@ def test_requests_that_are_not_counted_change_no_share():
     reference = requests(np.zeros((1800, 2)), rare, counted=np.arange(1800) < 1000)
     window = requests(np.zeros((1000, 2)), np.repeat(["a", "b"], [900, 100]))
     assert cause(suspect(), NAMES, reference, window).groups == ()
+
+
+def test_each_class_has_its_share_in_the_reference_and_now():
+    shares = class_shares(np.array([0, 0, 1, 1] * 20), np.array([1, 1, 1, 2, -1]), 3)
+    assert [(one.name, one.reference, one.window) for one in shares] == [
+        ("0", pytest.approx(1 / 3), 0.0), ("1", pytest.approx(2 / 3), 0.75), ("2", 0.0, 0.25), ("others", 0.0, 0.0),
+    ]  # fmt: skip
+
+
+@given(st.lists(st.integers(-1, 99), min_size=2, max_size=200), st.lists(st.integers(-1, 99), max_size=50))
+def test_shares_of_many_classes_are_few_and_add_up(before, now):
+    shares = class_shares(np.array(before), np.array(now, dtype=np.int64), 64)
+    assert len(shares) == MOST_CLASSES + 1
+    for total in (sum(one.reference for one in shares), sum(one.window for one in shares)):
+        assert math.isnan(total) or total == pytest.approx(1)
+
+
+def test_a_window_without_answers_has_no_shares():
+    assert all(math.isnan(one.window) for one in class_shares(np.array([0, 1, 2, 0]), np.array([-1]), 3))
+
+
+def test_shares_of_the_reference_are_not_larger_for_having_chosen_the_class():
+    rng = np.random.default_rng(4)
+    others = [class_shares(rng.integers(0, 500, 2000), np.array([0]), 64)[-1] for _ in range(40)]
+    assert np.mean([one.reference for one in others]) == pytest.approx(490 / 500, abs=0.002)
