@@ -154,14 +154,16 @@ CAUSES = Row("Causes and classes", (
 BETWEEN = Row("Between requests", (
     Panel(
         "Requests that look different",
-        "Share of requests with a firing pattern of their own, at the tap where it is least. Good: steady, and near "
-        "100% for free text. SidecarRepetition fires when it falls to half.",
+        "Distinct firing patterns (signs of 32 projections of channel means; GPU: statistics in steps) as a share of "
+        "requests, at the tap where it is least. Good: steady; fewer where requests repeat or resemble each other. "
+        "SidecarRepetition fires when it falls to half.",
         "percentunit", (model("sidecar_instability_distinct_ratio", "min"),), 8, low=0, high=1,
     ),
     Panel(
         "Directions in which requests differ",
-        "Participation ratio and effective rank of five request statistics, 1 to 5, at the tap where each is least. "
-        "Good: steady. 1 says that all requests differ in one way only.",
+        "Participation ratio and effective rank of 32 projections of channel means, 1 to 32 (GPU: of 5 request "
+        "statistics, 1 to 5), at the tap where each is least. Good: steady. 1 says that all requests differ in one way "
+        "only.",
         "short",
         (
             model("sidecar_instability_participation_ratio", "min", f"{BY_MODEL} participation ratio"),

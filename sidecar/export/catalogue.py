@@ -426,7 +426,8 @@ RATE_BOUND = Metric(
 )  # fmt: skip
 DISTINCT = Metric(
     "sidecar_instability_distinct_ratio", "gauge",
-    "Share of requests that look different at a tap, least of all taps.", MODEL, "ratio",
+    "Share of distinct firing patterns (signs of 32 projections of channel means; GPU: statistics in steps) among "
+    "requests at a tap, least of all taps.", MODEL, "ratio",
 )  # fmt: skip
 PARTICIPATION = Metric(
     "sidecar_instability_participation_ratio", "gauge",
