@@ -177,6 +177,12 @@ OTEL_PUSHES = Metric(
     ("result",),
 )  # fmt: skip
 OF_OTEL = (OTEL_SPANS, OTEL_PUSHES)
+GPU_MEMORY = Metric(
+    "sidecar_gpu_memory_bytes", "gauge",
+    "Memory of a GPU that torch uses in this process: `allocated` to tensors, `reserved` for them and those to come, "
+    "and `total` of the device. No series without such a GPU.",
+    ("device", "kind"), "bytes",
+)  # fmt: skip
 FILES_STALE = Metric(
     "sidecar_files_stale", "gauge",
     "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",

@@ -18,6 +18,7 @@ from sidecar.drift.sizes import EffectSizes
 from sidecar.drift.state import DriftState, OutputDrift
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.files import StaleFiles
+from sidecar.export.gpu import GpuMemory
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.store import StoreCollector
 from sidecar.settings import DriftSettings
@@ -156,6 +157,8 @@ class Exported:
         self.registry.register(ActivationCollector(watched, WINDOW, max_series))
         self.registry.register(StoreCollector(lambda: STORE))
         self.registry.register(StaleFiles(lambda: {"token_file": False, "tls_certificate, tls_key": True}))
+        memory = {(0, "allocated"): 2**30, (0, "reserved"): 2**31, (0, "total"): 2**36}
+        self.registry.register(GpuMemory(lambda: memory))
         self.serving = ServingMetrics([(one.model, one.version) for one in watched], self.registry)
 
     def samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:

@@ -231,6 +231,7 @@ def test_layers_are_plain_integers_and_nobody_is_a_label(export, fixed_model):
         "state",
         "class",
         "side",
+        "device",
     }
 
 
