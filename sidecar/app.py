@@ -7,16 +7,18 @@ import asyncio
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import otel
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
 from sidecar.export.exposition import Exposition
 from sidecar.export.files import StaleFiles
+from sidecar.export.gpu import GpuMemory
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.triton import TritonNames
 from sidecar.model import STOP_SECONDS, Model
 from sidecar.recall import Memory
+from sidecar.runtime.memory import gpu_memory
 from sidecar.server.security import Role
 from sidecar.server.server import Server
 from sidecar.settings import Settings
@@ -59,17 +61,22 @@ class Sidecar:
         )
         tokens, certificates = self._grpc.tokens, self._grpc.certificates
         registry.register(StaleFiles(self._stale))
+        registry.register(GpuMemory(gpu_memory))
         console = application(
             Exposition(registry, settings.capture.drain_seconds),
-            watched,
-            window,
-            lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-            lambda authorization: tokens.role(authorization) is Role.ADMIN,
-            lambda: [name for name, stale in self._stale().items() if stale],
-            lambda: self._leaving,
-            self._memory.store,
+            Standing(
+                watched,
+                window,
+                stale=lambda: [name for name, stale in self._stale().items() if stale],
+                leaving=lambda: self._leaving,
+                store=self._memory.store,
+                keep_seconds=settings.capture.drain_seconds,
+            ),
+            Access(
+                admits=lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                sees_inputs=lambda authorization: tokens.role(authorization) is Role.ADMIN,
+            ),
             self._memory.api.routes(),
-            settings.capture.drain_seconds,
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False

@@ -12,14 +12,16 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from torch import nn
 
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError, ModelError
 from sidecar.export.activations import ActivationCollector
 from sidecar.export.exposition import Exposition
+from sidecar.export.gpu import GpuMemory
 from sidecar.model import STOP_SECONDS, Model
 from sidecar.recall import Memory
 from sidecar.runtime.attached import AttachedRuntime
+from sidecar.runtime.memory import gpu_memory
 from sidecar.runtime.modules import first_tensor
 from sidecar.server import tls
 from sidecar.server.security import Role, Tokens
@@ -54,18 +56,16 @@ class Attached:
             registry = CollectorRegistry()
             memory.register(registry)
             registry.register(ActivationCollector(watched, window, settings.export.max_series))
+            registry.register(GpuMemory(gpu_memory))
             tokens, certificates = Tokens(settings.server), tls.certificates(settings.server)
             console = application(
                 Exposition(registry, settings.capture.drain_seconds),
-                watched,
-                window,
-                lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-                lambda authorization: tokens.role(authorization) is Role.ADMIN,
-                lambda: (),
-                lambda: False,
-                memory.store,
+                Standing(watched, window, store=memory.store, keep_seconds=settings.capture.drain_seconds),
+                Access(
+                    admits=lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                    sees_inputs=lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                ),
                 memory.api.routes(),
-                keep_seconds=settings.capture.drain_seconds,
             )
             http = HttpServer(console, settings.server, certificates.context() if certificates else None)
             self.port = http.start()

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sidecar.drift.effects import largest, shifts
 from sidecar.drift.groups import Groups, ShareChange, share_changes, with_mix_of
+from sidecar.drift.strata import Labels
 from sidecar.drift.weighted import Weighted
 from sidecar.timeline.strongest import KeepIds, hashed
 from sidecar.types import Tap
@@ -64,13 +65,20 @@ class Cause:
 class Requests:
     """Statistics and groups of the same requests, in order.
 
-    broken: bool[n], those with NaN or infinite values. ids: empty where they are not to be shown.
+    broken: bool[n], those with NaN or infinite values. counted: bool[n], those of which shares are taken.
+    ids: empty where they are not to be shown.
     """
 
     rows: Weighted
     broken: npt.NDArray[np.bool_]
+    counted: npt.NDArray[np.bool_]
     groups: Groups
     ids: Sequence[str] = ()
+
+    @property
+    def mix(self) -> Labels:
+        """Groups of those that are counted."""
+        return self.groups.deciding[self.counted]
 
 
 def first_suspect(suspects: Sequence[Suspect], *, model_active: bool) -> Suspect | None:
@@ -85,7 +93,7 @@ def cause(suspect: Suspect, names: Sequence[str], reference: Requests, window: R
     moved = shifts(reference.rows, window.rows)
     column = largest(moved)
     shift = float(moved[column]) if column >= 0 else math.nan
-    changes = share_changes(reference.groups.deciding, window.groups.deciding)
+    changes = share_changes(reference.mix, window.mix)
     left = np.full(len(names), math.nan)
     if column >= 0 and np.any(window.groups.deciding != ""):
         alike = with_mix_of(reference.rows, reference.groups.deciding, window.rows, window.groups.deciding)
@@ -106,7 +114,7 @@ def cause(suspect: Suspect, names: Sequence[str], reference: Requests, window: R
         requests=_extreme(reference.rows, window),
         sentence="",
     )
-    return _with_sentence(found, suspect.nonfinite)
+    return _with_sentence(found, suspect.nonfinite, window.groups)
 
 
 def shown(ids: Sequence[str], keep: KeepIds) -> tuple[str, ...]:
@@ -126,18 +134,19 @@ def _extreme(reference: Weighted, window: Requests) -> tuple[tuple[str, float], 
     return tuple((window.ids[row], float(distance[row])) for row in order if distance[row] > 0)
 
 
-def _with_sentence(found: Cause, nonfinite: int) -> Cause:
+def _with_sentence(found: Cause, nonfinite: int, groups: Groups) -> Cause:
     parts = [f"drift begins at layer {found.tap.layer} ({found.tap.site})"]
     if found.kind == "numeric":
         parts.append(f"{nonfinite:,} values are NaN or infinite")
     if found.statistic:
-        parts.append(f"{found.statistic} of requests moved {found.shift:+.2f} sigmas")
+        parts.append(f"{found.statistic.replace('_', ' ')} of requests moved {found.shift:+.2f} sigmas")
     if found.channels:
         index, moved = found.channels[0]
         parts.append(f"channel {index} moved {moved:+.2f} sigmas")
     if found.groups:
         one = found.groups[0]
-        name = one.group or "requests without a name"
+        named = "class" if groups.deciding is groups.classes else "route"
+        name = f"{named} {one.group}" if one.group else "requests without a name"
         parts.append(f"the share of {name} went from {one.expected:.1%} to {one.seen:.1%}")
     if not math.isnan(found.remaining):
         parts.append(f"{found.remaining:+.2f} sigmas remain with the reference's mix")

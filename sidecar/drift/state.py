@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sidecar.drift.between import Between
 from sidecar.drift.causes import Cause
+from sidecar.drift.groups import ClassShare
 from sidecar.drift.instability import AcrossLayers, Instability
 from sidecar.drift.sizes import EffectSizes
 from sidecar.types import Tap
@@ -37,13 +38,14 @@ class OutputDrift:
     """What a classifier answers. evidence: of distance, energy and margin; class_evidence: of the predicted classes.
 
     Both in nats: evidence is comparable with the level of a layer, the model alarms where class_evidence is ln 4 above
-    `alarm_level`. It is 0 where requests are judged class by class.
+    `alarm_level`. It is 0 where requests are judged class by class. shares: of the predicted classes.
     """
 
     evidence: float
     class_evidence: float
     active: bool
     alarms: int
+    shares: tuple[ClassShare, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class DriftState:
     reference_small: the reference has fewer than 5,000 requests, so small drift takes longer to find.
     reference_created: seconds since the epoch, NaN while there is none.
     reference_widening: what a bet on a shift of one sigma is divided by for the sampling error of the reference.
+    window_seconds, window_requests: what effect sizes are of.
     strata: the kinds of requests that are judged among themselves. output: None of what is no classifier.
     direction_evidence: of all layers together, in nats; the model alarms where it is ln 4 above `alarm_level`.
     """
@@ -65,6 +68,8 @@ class DriftState:
     reference_created: float
     reference_widening: float
     judged_requests: int
+    window_seconds: float
+    window_requests: int
     model_evidence: float
     alarm_level: float
     layer_alarm_level: float
