@@ -119,10 +119,10 @@ class FakeBatches:
     def __init__(self):
         self.queue = SimpleQueue()
 
-    def serve(self, run):
-        while (batch := self.queue.get()) is not None:
-            if not run(batch):
-                return
+    def serve(self, run, first=None):
+        batch = first or self.queue.get()
+        while batch is not None and run(batch):
+            batch = self.queue.get()
 
 
 @pytest.fixture
