@@ -7,6 +7,7 @@ import asyncio
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import otel
+from sidecar.console.access import Access, names_us
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
@@ -62,14 +63,14 @@ class Sidecar:
         console = application(
             Exposition(registry, settings.capture.drain_seconds),
             watched,
-            window,
-            lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-            lambda authorization: tokens.role(authorization) is Role.ADMIN,
+            Access(
+                lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                names_us(settings.server),
+            ),
             lambda: [name for name, stale in self._stale().items() if stale],
             lambda: self._leaving,
-            self._memory.store,
-            self._memory.api.routes(),
-            settings.capture.drain_seconds,
+            self._memory.routes(),
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False

@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from torch import nn
 
+from sidecar.console.access import Access, names_us
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError, ModelError
@@ -58,14 +59,14 @@ class Attached:
             console = application(
                 Exposition(registry, settings.capture.drain_seconds),
                 watched,
-                window,
-                lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-                lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                Access(
+                    lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                    lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                    names_us(settings.server),
+                ),
                 lambda: (),
                 lambda: False,
-                memory.store,
-                memory.api.routes(),
-                keep_seconds=settings.capture.drain_seconds,
+                memory.routes(),
             )
             http = HttpServer(console, settings.server, certificates.context() if certificates else None)
             self.port = http.start()

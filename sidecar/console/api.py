@@ -93,6 +93,7 @@ class Sources:
 class Api:
     """Answers questions one after the other, on a thread of its own; those that run the model on a second one.
 
+    budget: what answers may cost, here and wherever else it is charged.
     clock: seconds since the epoch. monotonic: seconds that only go forward.
     """
 
@@ -101,7 +102,7 @@ class Api:
     ) -> None:
         self._sources, self._clock = sources, clock
         self._min_requests = settings.min_requests
-        self._budget = Budget(settings.budget, monotonic)
+        self.budget = Budget(settings.budget, monotonic)
         self._closing = threading.Event()
         self._reruns = Reruns(settings.budget, monotonic, self._closing.wait)
         self._usual = Lane("sidecar-api", WAITING)
@@ -120,8 +121,8 @@ class Api:
             question = method.question.model_validate(given)
         except ValidationError as error:
             raise InvalidInputError("; ".join(map(_sentence, error.errors()))) from None
-        self._budget.admit()
-        elsewhere = await self._sources.elsewhere.references(question.ranges, self._budget.charge)
+        self.budget.admit()
+        elsewhere = await self._sources.elsewhere.references(question.ranges, self.budget.charge)
         lane = self._replays if method.runs_model else self._usual
         return await lane.run(functools.partial(self._answer, method, question, elsewhere, render))
 
@@ -153,7 +154,7 @@ class Api:
         finally:
             # Running the model again keeps to the budget by its rests.
             if not method.runs_model:
-                self._budget.charge(time.thread_time() - began)
+                self.budget.charge(time.thread_time() - began)
 
     def routes(self) -> list[Route]:
         """One for each method, and the OpenAPI document."""

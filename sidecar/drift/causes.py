@@ -109,6 +109,14 @@ def cause(suspect: Suspect, names: Sequence[str], reference: Requests, window: R
     return _with_sentence(found, suspect.nonfinite)
 
 
+def located(found: Cause, nonfinite: int) -> Cause:
+    """Where drift begins and of what kind it is, without what moved. nonfinite: values at its tap."""
+    bare = replace(
+        found, statistic="", shift=math.nan, remaining=math.nan, channels=(), groups=(), requests=()
+    )
+    return _with_sentence(bare, nonfinite)
+
+
 def shown(ids: Sequence[str], keep: KeepIds) -> tuple[str, ...]:
     """Ids as the setting lets them be seen; hashed: the first 8 bytes of BLAKE2b, in hexadecimal digits."""
     if keep == "none":

@@ -144,7 +144,9 @@ class Keeper:
             return f"its newest pane lies {newest - pane.start:.0f} s in the future"
         if newest is not None and pane.start > newest + self._retention.levels[-1].keep:
             # As likely an idle week as a wrong clock; either way panes go when they are too old, and steps stay.
-            _log.warning("%s: nothing was kept for %.0f s, and all panes are too old", self.path, pane.start - newest)
+            _log.warning(
+                "%s: nothing was kept for %.0f s, and all panes are too old", self.path, pane.start - newest
+            )
         return ""
 
     def _begun_anew(self, why: str) -> Store:

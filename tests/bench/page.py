@@ -10,9 +10,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from sidecar.console.access import Access
 from sidecar.console.api import Api, Sources
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
+from sidecar.console.summary import Summary
 from sidecar.export.exposition import Exposition
 from sidecar.settings import ConsoleSettings, ServerSettings
 from sidecar.timeline import History, Retention, Store, Subject
@@ -72,16 +74,14 @@ def run() -> dict[str, Any]:
             ConsoleSettings(budget=64.0),
             lambda: store.NOW,
         )
-        routes = api.routes()
+        summary = Summary([], None, 60.0, 20, 1.0, api.budget)
+        routes = [*api.routes(), *summary.routes()]
         app = application(
             Exposition(CollectorRegistry(), 0.0),
             [],
-            60.0,
-            lambda _: True,
-            lambda _: True,
+            Access(*[lambda _: True] * 3),
             list,
             lambda: False,
-            None,
             routes,
         )
         server = HttpServer(app, ServerSettings(http_port=0), None)

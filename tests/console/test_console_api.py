@@ -238,7 +238,7 @@ async def test_answers_are_refused_when_they_have_taken_their_budget(kept_panes)
         lambda: NOW,
         lambda: now[0],
     )
-    api._budget.charge(BURST_SECONDS + 1)
+    api.budget.charge(BURST_SECONDS + 1)
     transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar/api/v1/") as http:
         reply = await http.get("taps")

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sidecar.console.access import INPUTS_PATH
 from sidecar.console.api import METHODS
-from sidecar.console.http import INPUTS_PATH
 from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, OF_OTEL
 
 OF_ONE_VERSION = {

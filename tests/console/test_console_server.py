@@ -11,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from sidecar.console.access import Access
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.export.exposition import Exposition
@@ -29,9 +30,7 @@ def http_port():
         app = application(
             Exposition(CollectorRegistry(), 0.0),
             [],
-            60.0,
-            lambda _: True,
-            lambda _: True,
+            Access(*[lambda _: True] * 3),
             list,
             lambda: False,
         )
@@ -59,7 +58,7 @@ async def get(port, path, authority, client=None):
         return await http.get(f"https://127.0.0.1:{port}{path}")
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/", "/api/v1/status"])
+@pytest.mark.parametrize("path", ["/metrics", "/"])
 async def test_with_a_client_authority_only_those_that_it_signed_may_look(http_port, files, authority, path):
     port, _ = http_port(**files, tls_client_ca=authority.certificate)
     assert (await get(port, path, authority)).status_code == 403

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 
+from sidecar.console.access import Access
 from sidecar.console.http import application
 from sidecar.console.server import HttpServer
 from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, OF_OTEL, SECONDS_BUCKETS, VALUE_BUCKETS
@@ -20,7 +21,7 @@ from sidecar.export.exposition import Exposition
 from sidecar.export.native import ZERO_THRESHOLD
 from sidecar.settings import ServerSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
-from tests.export.conftest import NOW, WINDOW, Exported, fresh_model
+from tests.export.conftest import NOW, Exported, fresh_model
 from tools.fetch import NEWER, TOOLS
 
 __all__ = ["fresh_model"]
@@ -62,9 +63,7 @@ def scraped(fresh_model, values, latencies):
     app = application(
         Exposition(exported.registry, 1.0),
         [fresh],
-        WINDOW,
-        lambda _: True,
-        lambda _: True,
+        Access(*[lambda _: True] * 3),
         list,
         lambda: False,
     )

@@ -84,7 +84,9 @@ def test_damage_that_a_reader_found_sets_the_store_aside(keep, path):
 
 def steps(path):
     with History(path, dict).open() as found:
-        return [(pane.start, found.merged([pane], PAIR[0]).counts.requests) for pane in found.steps("digits", "1")]
+        return [
+            (pane.start, found.merged([pane], PAIR[0]).counts.requests) for pane in found.steps("digits", "1")
+        ]
 
 
 def test_a_clock_that_jumps_back_sets_the_store_aside(keep, path):
