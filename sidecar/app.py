@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import otel
 from sidecar.console.access import Access, names_us
-from sidecar.console.http import application
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
@@ -62,14 +62,16 @@ class Sidecar:
         registry.register(StaleFiles(self._stale))
         console = application(
             Exposition(registry, settings.capture.drain_seconds),
-            watched,
-            Access(
-                lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-                lambda authorization: tokens.role(authorization) is Role.ADMIN,
-                names_us(settings.server),
+            Standing(
+                watched,
+                stale=lambda: [name for name, stale in self._stale().items() if stale],
+                leaving=lambda: self._leaving,
             ),
-            lambda: [name for name, stale in self._stale().items() if stale],
-            lambda: self._leaving,
+            Access(
+                admits=lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                sees_inputs=lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                names_us=names_us(settings.server),
+            ),
             self._memory.routes(),
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)

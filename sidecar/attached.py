@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from torch import nn
 
 from sidecar.console.access import Access, names_us
-from sidecar.console.http import application
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError, ModelError
 from sidecar.export.activations import ActivationCollector
@@ -58,14 +58,12 @@ class Attached:
             tokens, certificates = Tokens(settings.server), tls.certificates(settings.server)
             console = application(
                 Exposition(registry, settings.capture.drain_seconds),
-                watched,
+                Standing(watched),
                 Access(
-                    lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-                    lambda authorization: tokens.role(authorization) is Role.ADMIN,
-                    names_us(settings.server),
+                    admits=lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                    sees_inputs=lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                    names_us=names_us(settings.server),
                 ),
-                lambda: (),
-                lambda: False,
                 memory.routes(),
             )
             http = HttpServer(console, settings.server, certificates.context() if certificates else None)

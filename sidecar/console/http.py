@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -17,19 +18,22 @@ from sidecar.export.activations import Watched
 from sidecar.export.exposition import Exposition
 
 
-def application(
-    exposition: Exposition,
-    watched: Sequence[Watched],
-    access: Access,
-    stale: Callable[[], Collection[str]],
-    leaving: Callable[[], bool],
-    api: Sequence[Route] = (),
-) -> Starlette:
-    """The paths of the port; all but /livez, /readyz and what is in the page ask who is there.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the process stands, as /readyz tells it.
 
     stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
-    api: its paths.
     """
+
+    watched: Sequence[Watched]
+    stale: Callable[[], Collection[str]] = tuple
+    leaving: Callable[[], bool] = lambda: False
+
+
+def application(
+    exposition: Exposition, standing: Standing, access: Access, api: Sequence[Route] = ()
+) -> Starlette:
+    """The paths of the port; all but /livez, /readyz and what is in the page ask who is there. api: its paths."""
 
     async def metrics(request: Request) -> Response:
         format = negotiation.chosen(request.headers.get("accept", ""))
@@ -55,10 +59,15 @@ def application(
                 "instrumented": telemetry.instrumented,
                 "detail": telemetry.detail,
             }
-            for source, telemetry in ((source, source.status()) for source in tuple(watched))
+            for source, telemetry in ((source, source.status()) for source in tuple(standing.watched))
         ]
-        ready = not leaving() and all(model["ready"] for model in models)
-        answer = {"ready": ready, "stopping": leaving(), "stale_files": list(stale()), "models": models}
+        ready = not standing.leaving() and all(model["ready"] for model in models)
+        answer = {
+            "ready": ready,
+            "stopping": standing.leaving(),
+            "stale_files": list(standing.stale()),
+            "models": models,
+        }
         return JSONResponse(answer, status_code=200 if ready else 503)
 
     return Starlette(

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.console.access import Access
 from sidecar.console.api import Api, Sources
-from sidecar.console.http import application
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.console.summary import Summary
 from sidecar.export.exposition import Exposition
@@ -78,10 +78,8 @@ def run() -> dict[str, Any]:
         routes = [*api.routes(), *summary.routes()]
         app = application(
             Exposition(CollectorRegistry(), 0.0),
-            [],
+            Standing([]),
             Access(*[lambda _: True] * 3),
-            list,
-            lambda: False,
             routes,
         )
         server = HttpServer(app, ServerSettings(http_port=0), None)

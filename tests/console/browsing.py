@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from sidecar.console.access import Access
 from sidecar.console.api import Api, Sources
-from sidecar.console.http import application
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.console.summary import Summary
 from sidecar.settings import ServerSettings
@@ -55,10 +55,8 @@ class Pages:
         summary = Summary(self._watched, None, 60.0, least, 0.0, self._api.budget)
         app = application(
             CollectorRegistry(),
-            self._watched,
+            Standing(self._watched),
             Access(admits, admits, lambda _: True),
-            list,
-            lambda: False,
             [*self._api.routes(), *summary.routes()],
         )
         self._server = HttpServer(app, ServerSettings(http_port=self.port), None)

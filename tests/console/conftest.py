@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.console.access import Access, names_us
 from sidecar.console.budget import Budget
-from sidecar.console.http import application
+from sidecar.console.http import Standing, application
 from sidecar.console.summary import Summary
 from sidecar.export.exposition import Exposition
 from sidecar.server.security import Role, Tokens
@@ -49,7 +49,8 @@ def browse(export):
         named = names_us(ServerSettings(http_names=names)) if names is not None else lambda _: True
         access = Access(admits, sees_inputs, named)
         routes = [*summary.routes(), *more]
-        app = application(exposition, watched, access, lambda: stale, lambda: leaving, routes)
+        standing = Standing(watched, stale=lambda: stale, leaving=lambda: leaving)
+        app = application(exposition, standing, access, routes)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as http:
             yield http

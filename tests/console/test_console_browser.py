@@ -68,6 +68,15 @@ def test_a_view_of_panes_has_plots_of_them(seen, name):
     assert seen(VIEWS[name]).tab.locator(".plot .main-svg").count() > 0
 
 
+def test_compare_says_what_was_subtracted_and_where_nothing_could_be(visit, published, seen):
+    there = seen(VIEWS["compare"]).tab.locator("section", has_text="Kolmogorov-Smirnov")
+    assert "between halves of the panes on the left" in there.locator(".note").inner_text()
+    steps = visit(path=published)
+    steps.go("#/compare?model=steps")
+    assert "Nothing is subtracted" in steps.tab.locator("section .note").first.inner_text()
+    assert steps.tab.locator("td .quiet").count() == 4 * LAYERS
+
+
 def test_the_published_layer_has_its_spikes_labelled_with_their_signs(visit, published):
     there = visit(path=published)
     there.go("#/layer?model=layer")

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.console.access import Access
-from sidecar.console.http import application
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.export.exposition import Exposition
 from sidecar.server import tls
@@ -29,10 +29,8 @@ def http_port():
         found = tls.certificates(settings)
         app = application(
             Exposition(CollectorRegistry(), 0.0),
-            [],
+            Standing([]),
             Access(*[lambda _: True] * 3),
-            list,
-            lambda: False,
         )
         started.append(HttpServer(app, settings, found.context() if found else None))
         return started[-1].start(), found

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sidecar.console.access import Access
-from sidecar.console.http import application
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, OF_OTEL, SECONDS_BUCKETS, VALUE_BUCKETS
 from sidecar.export.exposition import Exposition
@@ -62,10 +62,8 @@ def scraped(fresh_model, values, latencies):
         exported.serving.request_finished("digits", "1", "OK", float(seconds), "")
     app = application(
         Exposition(exported.registry, 1.0),
-        [fresh],
+        Standing([fresh]),
         Access(*[lambda _: True] * 3),
-        list,
-        lambda: False,
     )
     server = HttpServer(app, ServerSettings(http_port=0), None)
     yield f"127.0.0.1:{server.start()}"

@@ -31,6 +31,13 @@ export function signed(value, digits = 3) {
   return value > 0 ? `+${number(value, digits)}` : number(value, digits);
 }
 
+/** An effect size to three decimals; the rest, which is noise, stands in its title. */
+export function effect(value, aside = "") {
+  if (value === null || value === undefined || !Number.isFinite(value)) return number(value);
+  const shown = Math.abs(value) >= 10 ? number(value) : (Math.round(value * 1000) / 1000 || 0).toFixed(3).replace("-", "−");
+  return el("span", { title: `${number(value, 6)}${aside}`, class: aside && "quiet" }, shown);
+}
+
 /** Local time of seconds since the epoch. */
 export function moment(seconds) {
   if (seconds === null || seconds === undefined) return "—";

@@ -2,7 +2,7 @@
 
 import { axisOf, course, href, lasting } from "../address.js";
 import { ask } from "../api.js";
-import { el, figures, moment, number, panel, share, signed, table } from "../dom.js";
+import { effect, el, figures, moment, number, panel, share, signed, table } from "../dom.js";
 import { drawCourse } from "../plots.js";
 import { nameOf, filled } from "./parts.js";
 import { troubles } from "./troubles.js";
@@ -101,8 +101,9 @@ function listLayers(body, at, found) {
       { head: "Layer", left: true, cell: (one) => link(one.tap, { view: "layer" }, nameOf(one.tap)) },
       { head: "Evidence", cell: (one) => el("span", { class: one.active && "hot" }, number(one.evidence, 3)) },
       { head: "State", left: true, cell: (one) => (one === first ? "drift begins here" : one.active ? "drifts" : "quiet") },
-      { head: "PSI", cell: (one) => number(one.effects.psi, 3) }, { head: "Jensen-Shannon", cell: (one) => number(one.effects.jensen_shannon, 3) },
-      { head: "Wasserstein, σ", cell: (one) => number(one.effects.wasserstein, 3) }, { head: "Over its level", cell: (one) => number(one.effects.times_level, 3) },
+      { head: "PSI", cell: (one) => effect(one.effects.psi) }, { head: "Jensen-Shannon", cell: (one) => effect(one.effects.jensen_shannon) },
+      { head: "Kolmogorov-Smirnov", cell: (one) => effect(one.effects.kolmogorov_smirnov) }, { head: "Wasserstein, σ", cell: (one) => effect(one.effects.wasserstein) },
+      { head: "Frechet", cell: (one) => effect(one.effects.frechet) }, { head: "Over its level", cell: (one) => number(one.effects.times_level, 3) },
       { head: "Shift, σ", cell: (one) => signed(one.effects.mean_shift) }, { head: "Of", left: true, cell: (one) => one.shifted_statistic.replaceAll("_", " ") || "—" },
       { head: "Units moved most", left: true, cell: (one) => el("span", {}, one.worst_channels.slice(0, 4).flatMap(([unit, moved]) => [link(one.tap, { view: "neuron", channel: unit }, String(unit)), ` ${signed(moved)}σ  `])) },
       { head: "Alarms", cell: (one) => number(one.alarms) },
