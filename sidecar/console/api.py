@@ -25,6 +25,7 @@ from sidecar.console.openapi import Method, document
 from sidecar.console.questions import Question
 from sidecar.console.reruns import Reruns
 from sidecar.console.scope import Scope
+from sidecar.console.summary import FURTHER
 from sidecar.drift import Reference
 from sidecar.errors import (
     InvalidInputError,
@@ -158,7 +159,7 @@ class Api:
 
     def routes(self) -> list[Route]:
         """One for each method, and the OpenAPI document."""
-        described = JSONResponse(document(METHODS)).body
+        described = JSONResponse(document(METHODS, FURTHER)).body
 
         async def openapi(_: Request) -> Response:
             return Response(described, media_type="application/json")

@@ -12,9 +12,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from sidecar.console.budget import Budget
-from sidecar.console.comparison import Windows, versions
+from sidecar.console.comparison import VersionsAnswer, Windows, versions
+from sidecar.console.openapi import Further
 from sidecar.console.shared import Shared
-from sidecar.console.status import status
+from sidecar.console.status import StatusAnswer, status
 from sidecar.errors import BaselineError, NotReadyError, OverloadedError, SidecarError, UnknownModelError
 from sidecar.export.activations import Watched
 from sidecar.timeline import StoreStatus
@@ -29,6 +30,40 @@ _STATUS: Mapping[type[SidecarError], int] = {
     OverloadedError: 429,
     NotReadyError: 503,
 }
+
+
+_SPENT = "Answers have taken console.budget; try again later."
+_NOT_YET = "None was made in time, and there is none from before."
+
+FURTHER = (
+    Further(
+        "status",
+        "The state of all models at once, made once for all who ask; `age` of the reply says how old it is.",
+        StatusAnswer,
+        {},
+        {"429": _SPENT, "503": _NOT_YET},
+    ),
+    Further(
+        "versions",
+        "Versions of a model that are served side by side, compared.",
+        VersionsAnswer,
+        {},
+        {"429": _SPENT, "503": _NOT_YET},
+    ),
+    Further(
+        "baseline",
+        "The window of drift.window_seconds as a baseline file.",
+        None,
+        {"model": "Name of the model; the first one if left out.", "version": "Its version, likewise."},
+        {
+            "404": "No such model is observed.",
+            "409": "Fewer than console.min_requests requests were observed in the window.",
+            "429": _SPENT,
+            "503": _NOT_YET,
+        },
+    ),
+)
+"""What is told here, for the OpenAPI document."""
 
 
 @dataclass(frozen=True, slots=True)
