@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sidecar.console import answers, comparisons, course, drivers, layers, questions
+from sidecar.console import answers, cofiring, comparisons, course, drivers, layers, questions
 from sidecar.console.answers import Answer
 from sidecar.console.budget import Budget
 from sidecar.console.elsewhere import Elsewhere, Place
@@ -58,6 +58,7 @@ METHODS: Mapping[str, Method] = {
     "ListNeurons": Method("neurons", questions.NeuronsQuestion, answers.NeuronsAnswer, layers.neurons),
     "GetNeuron": Method("neuron", questions.NeuronQuestion, answers.NeuronAnswer, course.neuron),
     "GetDrivers": Method("drivers", questions.DriversQuestion, answers.DriversAnswer, drivers.drivers),
+    "GetCofiring": Method("cofiring", questions.CofiringQuestion, answers.CofiringAnswer, cofiring.cofiring),
     "GetInputs": Method(
         "inputs", questions.InputsQuestion, answers.InputsAnswer, drivers.inputs, runs_model=True
     ),

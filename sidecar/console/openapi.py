@@ -79,6 +79,7 @@ def _operation(name: str, method: Method) -> dict[str, Any]:
             "in": "query",
             "required": key in schema.get("required", ()),
             "description": one.get("description", ""),
+            **({"explode": False} if one.get("type") == "array" else {}),
             "schema": _plain({key: value for key, value in one.items() if key != "description"}, defined),
         }
         for key, one in schema["properties"].items()
