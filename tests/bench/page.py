@@ -26,10 +26,10 @@ WEEK = f"begin={store.NOW - store.WEEK:.0f}&end={store.NOW:.0f}"
 VIEWS = {
     "overview, a week": f"#/overview?{WEEK}",
     "layer, a week": f"#/layer?layer=5&{WEEK}",
-    "layer, ten minutes": "#/layer?layer=5",
+    "layer, ten minutes": "#/layer?layer=5&range=600",
     "neuron, a week": f"#/neuron?layer=5&channel=17&{WEEK}",
     "drift, a week": f"#/drift?{WEEK}",
-    "compare, ten minutes": "#/compare?layer=5",
+    "compare, ten minutes": "#/compare?layer=5&range=600",
 }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import struct
 
 import pytest
 
@@ -109,6 +111,17 @@ def test_without_plotly_a_report_says_what_it_needs(kept_panes, tmp_path, monkey
 def test_pictures_without_a_chromium_are_refused(report, tmp_path):
     with pytest.raises(ConfigError, match="needs a Chromium"):
         next(photograph(report, tmp_path, str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_a_picture_is_as_tall_as_its_view(visit, report, tmp_path):
+    there = visit(address=report.as_uri())
+    there.go("#/overview")
+    tall = there.tab.evaluate("document.body.offsetHeight")
+    picture = next(photograph(report, tmp_path, os.environ["PATH"]))
+    width, height = struct.unpack(">II", picture.read_bytes()[16:24])
+    assert (picture.name, width) == ("overview.png", 1280)
+    assert height == pytest.approx(tall, abs=40)
 
 
 def test_each_view_of_a_report_opens_in_a_browser_without_a_server(visit, report):

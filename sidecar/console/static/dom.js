@@ -20,7 +20,11 @@ export function number(value, digits = 4) {
   const options = size !== 0 && (size >= 1e7 || size < 1e-3)
     ? { notation: "scientific", maximumSignificantDigits: digits }
     : size >= 10 ** digits ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: digits };
-  return new Intl.NumberFormat("en", options).format(value).replaceAll("-", "−");
+  return new Intl.NumberFormat("en", options).format(value).replace(/E(-?\d+)/, power).replaceAll("-", "−");
+}
+
+function power(_, digits) {
+  return `×10${[...digits].map((one) => (one === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[one])).join("")}`;
 }
 
 export function share(value) {

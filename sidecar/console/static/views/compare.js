@@ -2,7 +2,7 @@
 
 import { asked, change, href } from "../address.js";
 import { ask, inReport } from "../api.js";
-import { choice, effect, el, moment, number, panel, signed, table } from "../dom.js";
+import { choice, effect, el, moment, number, panel, share, table } from "../dom.js";
 import { drawHistogram } from "./histogram.js";
 import { SERIES, drawLine } from "./line.js";
 import { filled, nameOf, tapChoice, tapOf } from "./parts.js";
@@ -43,7 +43,7 @@ function choices(taps, model, left) {
   const earlier = [["before", "the range before it"], ["hour", "the same, an hour before"], ["day", "the same, a day before"]]
     .map(([key, text]) => [key, text, () => moved(left, key)])
     .filter(([, , right]) => right().end > model.first);
-  const oldest = ["oldest", "the oldest minutes kept", () => ({ begin: model.first, end: model.first + Math.min(600, (model.last - model.first) / 2) })];
+  const oldest = ["oldest", "the oldest that was kept", () => ({ begin: model.first, end: model.first + Math.min(600, (model.last - model.first) / 2) })];
   const steps = model.steps.toReversed().filter((step) => String(step) !== String(left.step)).slice(0, 200).map((step) => [`step ${step}`, `step ${step.toLocaleString("en")}`, () => ({ step: String(step) })]);
   const versions = taps.models.filter((one) => one.model !== model.model || one.version !== model.version)
     .map((one) => [`version ${one.model}\n${one.version}`, `${one.model} · ${one.version}`, () => ({ ...(has(one, left) ? left : asked({}, one)), model: one.model, version: one.version })])
@@ -77,8 +77,8 @@ async function sideBySide(body, said, at, mine, other) {
   body.replaceChildren(table("Layers of both sides", [
     { head: "Layer", left: true, cell: (one) => el("a", { href: href({ ...at, layer: one.tap.layer, site: one.tap.site }) }, nameOf(one.tap)) },
     { head: "PSI", cell: size("psi") }, { head: "Jensen-Shannon", cell: size("jensen_shannon") }, { head: "Kolmogorov-Smirnov", cell: size("kolmogorov_smirnov") }, { head: "Wasserstein, σ", cell: size("wasserstein") },
-    { head: "Over its level", cell: (one) => number(one.times_level, 3) }, { head: "Shift, σ", cell: (one) => signed(one.shift) },
-    { head: "Mean", cell: pair("mean", 3) }, { head: "Rms", cell: pair("rms", 3) }, { head: "Kurtosis", cell: pair("kurtosis", 3) }, { head: "Near zero", cell: pair("near_zero_share", 3) },
+    { head: "Over its\u00a0level", cell: (one) => number(one.times_level, 3) }, { head: "Shift, σ", cell: (one) => effect(one.shift) },
+    { head: "Mean", cell: pair("mean", 3) }, { head: "Rms", cell: pair("rms", 3) }, { head: "Kurtosis", cell: pair("kurtosis", 3) }, { head: "Near zero", cell: (one) => `${share(one.left.near_zero_share)} → ${share(one.right.near_zero_share)}` },
   ], answer.layers, "The sides have no layer in common."), el("p", { class: "note" }, withoutDrift(answer.layers)));
 }
 
