@@ -173,7 +173,9 @@ class Api:
 
     async def _over_http(self, name: str, request: Request) -> Response:
         try:
-            body = await self.ask(name, dict(request.query_params), as_json)
+            # A list may come as one field with commas or as several; of anything else one too many is refused so.
+            given = {key: ",".join(request.query_params.getlist(key)) for key in request.query_params}
+            body = await self.ask(name, given, as_json)
         except RequestError as error:
             status = HTTP_STATUS.get(type(error), 500)
             retry = {"retry-after": "1"} if status in (429, 503) else {}

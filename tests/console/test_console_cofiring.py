@@ -47,6 +47,10 @@ async def test_channels_that_go_together_are_found_over_all_traffic(ask):
     assert found[3, 4]["shared"] is None
 
 
+async def test_a_list_may_come_as_several_fields(ask):
+    assert (await ask("cofiring", layer=0, channels=[3, 4]))["channels"] == [3, 4]
+
+
 async def test_others_are_those_that_go_with_each_by_more_than_chance(ask):
     assert [one["channel"] for one in (await ask("cofiring", layer=0, channels="3,4"))["others"]] == [5]
     assert {one["channel"] for one in (await ask("cofiring", layer=0, channels=3))["others"]} == {4, 5}
