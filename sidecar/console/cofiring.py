@@ -33,10 +33,15 @@ def cofiring(scope: Scope, asked: CofiringQuestion) -> CofiringAnswer:
     requests, means, rates = _panes(scope, subject, tap, asked)
     pairs = max(len(requests) - 1, 0)
     level = chance(pairs, tap.channels - len(channels))
-    between = firing = np.full((len(channels), tap.channels), math.nan)
+    between = np.full((len(channels), tap.channels), math.nan)
     if pairs > 1:
         between = correlation(differences(means, requests), channels)
-        firing = correlation(differences(rates, requests), channels)
+    others = _others(channels, between, level)
+    # Of these alone, because ranking the rates of all would take as long again.
+    listed = [*channels, *others]
+    firing = np.full((len(channels), len(listed)), math.nan)
+    if pairs > 1:
+        firing = correlation(differences(rates[:, listed], requests), list(range(len(channels))))
     shared = _shared(scope, subject, tap, channels)
     return CofiringAnswer(
         tap=told(tap),
@@ -51,12 +56,19 @@ def cofiring(scope: Scope, asked: CofiringQuestion) -> CofiringAnswer:
                 channel=channels[one],
                 other=channels[other],
                 correlation=float(between[one, channels[other]]),
-                firing=float(firing[one, channels[other]]),
+                firing=float(firing[one, other]),
                 shared=None if shared is None else int(shared[one, other]),
             )
             for one, other in combinations(range(len(channels)), 2)
         ],
-        others=_others(channels, between, firing, level),
+        others=[
+            CofiringOther(
+                channel=channel,
+                correlation=float(between[:, channel].min()),
+                firing=float(firing[:, len(channels) + place].min()),
+            )
+            for place, channel in enumerate(others)
+        ],
     )
 
 
@@ -90,14 +102,10 @@ def _shared(
     return watched.strongest.shared(tap, channels)
 
 
-def _others(channels: list[int], between: Floats, firing: Floats, level: float) -> list[CofiringOther]:
+def _others(channels: list[int], between: Floats, level: float) -> list[int]:
     """Channels that go with each of those asked for by more than chance, by the least of their correlations."""
     least = np.nan_to_num(between, nan=-math.inf).min(axis=0)
     least[channels] = -math.inf
     return [
-        CofiringOther(
-            channel=channel, correlation=float(least[channel]), firing=float(firing[:, channel].min())
-        )
-        for channel in np.argsort(-least, kind="stable")[:OTHERS].tolist()
-        if least[channel] > level
+        channel for channel in np.argsort(-least, kind="stable")[:OTHERS].tolist() if least[channel] > level
     ]

@@ -31,12 +31,12 @@ def correlation(series: Floats, channels: list[int]) -> Floats:
     By ranks, so that a few panes in which everything changed do not decide: 2 sin(pi r / 6) of Spearman's r is what
     Pearson's would be of Gaussians (Pearson 1907).
     """
-    found = ranks(series)
-    found -= found.mean(axis=0)
-    norm = np.sqrt(np.einsum("nc,nc->c", found, found))
+    # Sorting is several times quicker along contiguous memory.
+    found = ranks(np.ascontiguousarray(series.T))
+    found -= found.mean(axis=1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found /= norm
-        between: Floats = 2 * np.sin(np.pi / 6 * np.clip(found[:, channels].T @ found, -1, 1))
+        found /= np.sqrt(np.einsum("cn,cn->c", found, found))[:, None]
+        between: Floats = 2 * np.sin(np.pi / 6 * np.clip(found[channels] @ found.T, -1, 1))
     return between
 
 
@@ -53,15 +53,15 @@ def chance(pairs: int, others: int = 0) -> float:
 
 
 def ranks(values: Floats) -> Floats:
-    """float64[n, C] along the first axis from 0; equal values share the mean of theirs."""
-    order = np.argsort(values, axis=0, kind="stable")
-    ordered = np.take_along_axis(values, order, axis=0)
-    place = np.arange(len(values), dtype=np.float64)[:, None]
-    differs = ordered[1:] != ordered[:-1]
-    edge = np.ones((1, values.shape[1]), dtype=np.bool_)
-    first = np.maximum.accumulate(np.where(np.vstack([edge, differs]), place, 0.0), axis=0)
-    ends = np.where(np.vstack([differs, edge]), place, math.inf)
-    last = np.minimum.accumulate(ends[::-1], axis=0)[::-1]
+    """float64[C, n] along the last axis from 0; equal values share the mean of theirs."""
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    place = np.arange(values.shape[1], dtype=np.float64)
+    differs = ordered[:, 1:] != ordered[:, :-1]
+    edge = np.ones((len(values), 1), dtype=np.bool_)
+    first = np.maximum.accumulate(np.where(np.hstack([edge, differs]), place, 0.0), axis=1)
+    ends = np.where(np.hstack([differs, edge]), place, math.inf)
+    last = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
     found = np.empty(values.shape)
-    np.put_along_axis(found, order, (first + last) / 2, axis=0)
+    np.put_along_axis(found, order, (first + last) / 2, axis=1)
     return found

@@ -22,7 +22,7 @@ def panes(rng, covariance, requests):
 @given(st.lists(st.tuples(*[st.integers(-3, 3)] * 2), min_size=1, max_size=12))
 def test_equal_values_share_the_mean_of_their_ranks(rows):
     values = np.array(rows, dtype=np.float64)
-    for column, found in zip(values.T, ranks(values).T, strict=True):
+    for column, found in zip(values.T, ranks(values.T), strict=True):
         for value, rank in zip(column, found, strict=True):
             assert rank == np.sum(column < value) + (np.sum(column == value) - 1) / 2
 
