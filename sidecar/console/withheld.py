@@ -22,7 +22,8 @@ def told(state: DriftState, min_requests: int) -> DriftState:
     if cause and (layer := few.get(cause.tap)):
         cause = located(cause, layer.instability.nonfinite)
     layers = tuple(_bare(layer) if layer.tap in few else layer for layer in state.layers)
-    return replace(state, layers=layers, across=AcrossLayers.of({}), cause=cause)
+    output = replace(state.output, shares=()) if state.output else None
+    return replace(state, layers=layers, across=AcrossLayers.of({}), cause=cause, output=output)
 
 
 def _bare(layer: LayerDrift) -> LayerDrift:
