@@ -336,6 +336,7 @@ async def test_drift_over_few_requests_tells_evidence_and_where_and_no_sizes(ask
     assert layer["instability"]["headroom"]["float16"] is None
     assert layer["between"]["effective_rank"] is None
     assert state["cause"]["sentence"] == "drift begins at layer 1 (resid)"
+    assert state["output"]["shares"] == []
     assert (state["cause"]["channels"], state["cause"]["requests"], state["cause"]["groups"]) == ([], [], [])
 
 
