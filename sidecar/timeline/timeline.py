@@ -21,7 +21,6 @@ MAX_ROWS = 4096
 class _Pane:
     start: float
     sketches: dict[Tap, TapSketch] = field(default_factory=dict)
-    distinct: dict[Tap, Distinct] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +57,7 @@ class Timeline:
         self._readings: deque[tuple[float, Reading]] = deque()
         self._held_rows = 0
         self._totals = {tap: TapSketch.empty(tap.channels) for tap in taps}
+        self._distinct = {tap: Distinct() for tap in taps}
         self._merged: dict[tuple[Tap, float, float], TapSketch] = {}
         self._newest = -math.inf
         self._set_back = 0.0
@@ -85,7 +85,7 @@ class Timeline:
                     pane[tap].merge(sketch)
                 else:
                     pane[tap] = sketch.copy()
-            _count_distinct(self._panes[-1].distinct, reading.rows)
+            self._count_distinct(reading.rows)
             self._keep_rows(start, reading)
         if closed:
             self._hand_on(closed)
@@ -130,15 +130,10 @@ class Timeline:
                     merged.merge(pane.sketches[tap])
         return self._merged[key]
 
-    def distinct(self, seconds: float, tap: Tap) -> Distinct:
-        """How many different `signatures` the requests of the same panes had, however many there were."""
-        merged = Distinct()
+    def distinct(self, tap: Tap) -> float:
+        """Share of different `signatures` among the newest 512 requests, however old; NaN before there are as many."""
         with self._lock:
-            begin = self._begin(seconds)
-            for pane in self._panes:
-                if pane.start > begin and tap in pane.distinct:
-                    merged.merge(pane.distinct[tap])
-        return merged
+            return self._distinct[tap].share
 
     def rows(self, seconds: float, tap: Tap) -> RequestRows:
         """Request rows of the same panes, oldest first, as far as they are kept."""
@@ -173,6 +168,16 @@ class Timeline:
         now = max(self._clock() + self._set_back, self._newest)
         return now - seconds - self._pane_seconds
 
+    def _count_distinct(self, rows: Mapping[Tap, RequestRows]) -> None:
+        if not rows:
+            return
+        # One pass over all taps, because a reading of a few requests would cost one for each otherwise.
+        reached = {tap: part.values[~np.isnan(part.nonfinite)] for tap, part in rows.items()}
+        hashes = signatures(np.concatenate(list(reached.values())))
+        ends = np.cumsum([len(values) for values in reached.values()])
+        for tap, part in zip(reached, np.split(hashes, ends[:-1]), strict=True):
+            self._distinct[tap].update(part)
+
     def _keep_rows(self, start: float, reading: Reading) -> None:
         if not reading.requests:
             return
@@ -183,14 +188,3 @@ class Timeline:
         while len(self._readings) > 1 and self._held_rows > MAX_ROWS:
             _, oldest = self._readings.popleft()
             self._held_rows -= oldest.requests
-
-
-def _count_distinct(distinct: dict[Tap, Distinct], rows: Mapping[Tap, RequestRows]) -> None:
-    if not rows:
-        return
-    # One pass over all taps, because a reading of a few requests would cost one for each otherwise.
-    reached = {tap: part.values[~np.isnan(part.nonfinite)] for tap, part in rows.items()}
-    hashes = signatures(np.concatenate(list(reached.values())))
-    ends = np.cumsum([len(values) for values in reached.values()])
-    for tap, part in zip(reached, np.split(hashes, ends[:-1]), strict=True):
-        distinct.setdefault(tap, Distinct()).update(part)
