@@ -220,7 +220,7 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
                 "times_level": _number(layer.effects.times_level),
                 "shifted_statistic": layer.shifted_statistic,
                 "worst_channels": [[channel, _number(shift)] for channel, shift in layer.worst_channels],
-                "dead_channels": layer.instability.dead_channels,
+                "dead_channels": _number(layer.instability.dead_channels),
                 "instability": plain(asdict(layer.instability)),
                 "between_requests": plain(asdict(layer.between)),
             }

@@ -85,7 +85,7 @@ class Timeline:
                     pane[tap].merge(sketch)
                 else:
                     pane[tap] = sketch.copy()
-            self._count_distinct(reading.rows)
+            _count_distinct(self._distinct, reading.rows)
             self._keep_rows(start, reading)
         if closed:
             self._hand_on(closed)
@@ -168,16 +168,6 @@ class Timeline:
         now = max(self._clock() + self._set_back, self._newest)
         return now - seconds - self._pane_seconds
 
-    def _count_distinct(self, rows: Mapping[Tap, RequestRows]) -> None:
-        if not rows:
-            return
-        # One pass over all taps, because a reading of a few requests would cost one for each otherwise.
-        reached = {tap: part.values[~np.isnan(part.nonfinite)] for tap, part in rows.items()}
-        hashes = signatures(np.concatenate(list(reached.values())))
-        ends = np.cumsum([len(values) for values in reached.values()])
-        for tap, part in zip(reached, np.split(hashes, ends[:-1]), strict=True):
-            self._distinct[tap].update(part)
-
     def _keep_rows(self, start: float, reading: Reading) -> None:
         if not reading.requests:
             return
@@ -188,3 +178,14 @@ class Timeline:
         while len(self._readings) > 1 and self._held_rows > MAX_ROWS:
             _, oldest = self._readings.popleft()
             self._held_rows -= oldest.requests
+
+
+def _count_distinct(distinct: dict[Tap, Distinct], rows: Mapping[Tap, RequestRows]) -> None:
+    if not rows:
+        return
+    # One pass over all taps, because a reading of a few requests would cost one for each otherwise.
+    reached = {tap: part.values[~np.isnan(part.nonfinite)] for tap, part in rows.items()}
+    hashes = signatures(np.concatenate(list(reached.values())))
+    ends = np.cumsum([len(values) for values in reached.values()])
+    for tap, part in zip(reached, np.split(hashes, ends[:-1]), strict=True):
+        distinct[tap].update(part)
