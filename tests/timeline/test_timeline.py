@@ -182,6 +182,13 @@ def test_distinct_requests_are_those_of_the_newest_512_however_old(timeline, clo
     assert timeline.distinct(TAP) == (256 + 2) / 512
 
 
+def test_requests_of_one_firing_pattern_are_one_where_projections_are_taken(timeline):
+    projections = np.outer(np.tile([1, 2, -1], 200), np.ones(32)).astype(np.float32)
+    rows = RequestRows(np.outer(np.arange(600), np.ones(6)), projections=projections)
+    timeline.add(replace(reading(0.0, rows=600), rows={TAP: rows}))
+    assert timeline.distinct(TAP) == 2 / 512
+
+
 def test_a_request_that_missed_a_tap_does_not_look_like_anything(timeline):
     timeline.add(looking([1.0, math.nan] * 512)(0.0))
     assert timeline.distinct(TAP) == 1 / 512
