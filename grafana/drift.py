@@ -155,8 +155,8 @@ BETWEEN = Row("Between requests", (
     Panel(
         "Requests that look different",
         "Distinct firing patterns (signs of 32 projections of channel means; GPU: statistics in steps) as a share of "
-        "requests, at the tap where it is least. Good: steady; fewer where requests repeat or resemble each other. "
-        "SidecarRepetition fires when it falls to half.",
+        "the newest 512 requests, at the tap where it is least. Good: steady; fewer where requests repeat or resemble "
+        "each other. SidecarRepetition fires when it falls to half.",
         "percentunit", (model("sidecar_instability_distinct_ratio", "min"),), 8, low=0, high=1,
     ),
     Panel(

@@ -10,15 +10,30 @@ def _tap(series: str, over_instances: str, legend: str = "{{model}} {{version}} 
     return tap(series, over_instances, within=TAP, legend=legend)
 
 
+def _buckets() -> str:
+    """Cumulative counts by `le`; where there are no classic buckets, shares of the native histogram below a few bounds.
+
+    Grafana draws no native bucket at or below 0.
+    """
+    native = f"sum(rate(sidecar_activation_value{{{TAP}}}[$__rate_interval]))"
+    below = [
+        f'label_replace(histogram_fraction(-Inf, {bound}, {native}), "le", "{bound}", "", "")'
+        for bound in _BOUNDS
+    ]
+    classic = f"sum by (le) (rate(sidecar_activation_value_bucket{{{TAP}}}[$__rate_interval]))"
+    return f"{classic} or on () ({' or '.join(below)})"
+
+
+_BOUNDS = ("-64", "-6", "-2", "-0.5", "-0.0625", "0", "0.0625", "0.5", "2", "6", "64", "+Inf")
 _QUANTILES = ("q01", "q25", "q50", "q75", "q99")
 
 VALUES = Row("Values", (
     Panel(
         "Values",
         "How many observed values fell into each bucket, by time; of all chosen layers, so choose one above. Good: "
-        "bands that keep their place. Of a standard Gaussian 68% lie within 1, and two in a thousand million beyond 6.",
-        "short",
-        (Query(f"sum by (le) (rate(sidecar_activation_value_bucket{{{TAP}}}[$__rate_interval]))", "{{le}}"),),
+        "bands that keep their place. Of a standard Gaussian 68% lie within 1, and two in a thousand million beyond 6. "
+        "Where Prometheus keeps native histograms alone, shares of them.",
+        "short", (Query(_buckets(), "{{le}}"),),
         12, "buckets",
     ),
     Panel(

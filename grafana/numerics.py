@@ -17,7 +17,7 @@ NOW = Row("State now", (
     Panel(
         "Least float16 headroom",
         "Doublings left before the largest activation of any layer overflows float16. Good: above 3. Below 1, "
-        "SidecarHeadroomLow fires.",
+        "SidecarHeadroomLow fires for a layer that runs in float16.",
         "short", (Query(f'min(sidecar_instability_headroom_octaves{{{MODEL}, format="float16"}})', "octaves"),),
         6, "stat", base="red", steps=((1, "orange"), (3, "green")),
     ),
@@ -42,13 +42,13 @@ HEADROOM = Row("Headroom and growth", (
     Panel(
         "float16 headroom by layer",
         "Doublings left before the largest activation overflows float16 (65504). Good: above 3. Below 1, "
-        "SidecarHeadroomLow fires; a model that runs in bfloat16 or float32 does not mind.",
+        "SidecarHeadroomLow fires where the layer runs in float16; in bfloat16 or float32 it does not mind.",
         "short", (tap("sidecar_activation_float16_headroom_octaves", "min", within=TAP),), 8, links=OF_A_TAP,
     ),
     Panel(
         "Least headroom by format",
-        "Doublings left before the largest activation of any layer overflows: float16 65504, bfloat16 3.4e38, e4m3 "
-        "448, e5m2 57344. Good: above 1 for the format that the model runs in; below 0 it overflows.",
+        "Doublings left before the largest activation of any layer overflows: float16 65504, bfloat16 and float32 "
+        "3.4e38, e4m3 448, e5m2 57344. Good: above 1 for the format that the model runs in; below 0 it overflows.",
         "short", (model("sidecar_instability_headroom_octaves", "min", _BY_FORMAT, also="format"),), 8,
     ),
     Panel(
@@ -70,8 +70,8 @@ HEADROOM = Row("Headroom and growth", (
     ),
     Panel(
         "Growth of the largest activation",
-        "Largest |x| over drift.window_seconds divided by the reference's; empty until the reference is ready. "
-        "Good: about 1. Above 4 SidecarActivationExplosion fires, below 0.25 SidecarActivationCollapse.",
+        "Largest |x| over drift.window_seconds divided by the reference's, 1 while it is lower only for want of "
+        "requests. Good: about 1. Above 4 SidecarActivationExplosion fires, below 0.25 SidecarActivationCollapse.",
         "short", (tap("sidecar_activation_absmax_growth_ratio", "max", within=TAP),), 12, low=0, steps=((4, "red"),),
         links=OF_A_TAP,
     ),

@@ -104,8 +104,8 @@ MODEL_ROW = Row("Layers", (
     ),
     Panel(
         "Growth of the largest activation",
-        "Largest |x| over drift.window_seconds divided by the reference's; empty until the reference is ready. "
-        "Good: about 1. Above 4 SidecarActivationExplosion fires, below 0.25 SidecarActivationCollapse.",
+        "Largest |x| over drift.window_seconds divided by the reference's, 1 while it is lower only for want of "
+        "requests. Good: about 1. Above 4 SidecarActivationExplosion fires, below 0.25 SidecarActivationCollapse.",
         "short", (tap("sidecar_activation_absmax_growth_ratio", "max"),), 12, low=0, steps=((4, "red"),),
         links=OF_A_TAP,
     ),

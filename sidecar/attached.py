@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from torch import nn
 
 from sidecar.console.access import Access, names_us
@@ -55,6 +55,7 @@ class Attached:
             memory = Memory(settings, watched, clock)
             memory.remember(watched[0])
             registry = CollectorRegistry()
+            ProcessCollector(registry=registry)
             memory.register(registry)
             registry.register(ActivationCollector(watched, window, settings.export.max_series))
             registry.register(GpuMemory(gpu_memory))

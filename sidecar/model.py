@@ -160,4 +160,5 @@ class Model:
             (lambda: observation.outliers) if observation else dict,
             observation.strongest if observation else None,
             observation.replay if observation else None,
+            observation.formats if observation else {},
         )

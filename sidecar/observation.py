@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,10 +33,12 @@ class Observation:
 
     silent: taps that saw nothing of the requests that were sampled last.
     outliers: the last of each tap in a request with a trace.
+    formats: number format of the activations at each tap.
     strongest: the requests that drove each channel most. replay: of inputs, where some are kept.
     """
 
     taps: tuple[Tap, ...]
+    formats: Mapping[Tap, str]
     recorder: Recorder
     timeline: Timeline
     monitor: DriftMonitor
@@ -72,6 +74,8 @@ def observe(
         longer = attempt(settings, lambda batch: model.activation_shapes(names, batch), batch)
     plan = capture.plan(points, small, large, batched=settings.batching.max_rows > 0, longer=longer)
     taps = tuple(placement.tap for placement in plan)
+    known = model.activation_formats(names)
+    formats = {tap: known[tap.module] for tap in taps if tap.module in known}
     slots = everything.capture.slots_on(settings.device)
     # A row of a model without a batch dimension is no request.
     logits = capture.logits_among(model.outputs if settings.batching.max_rows else (), settings.logits)
@@ -112,7 +116,7 @@ def observe(
     )
     strongest = Strongest(taps, everything.drift.keep_request_ids)
     replay = _replay(model, settings, plan, recorder.inputs, everything.capture.near_zero)
-    observation = Observation(taps, recorder, timeline, monitor, strongest, replay)
+    observation = Observation(taps, formats, recorder, timeline, monitor, strongest, replay)
 
     def sink(reading: Reading) -> None:
         observation.silent = reading.silent

@@ -348,6 +348,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Name of a tap point -> shape of its activation, in the order in which a run gave them."""
 
 
+Formats = Mapping[str, str]
+"""Name of a tap point -> number format of its activation, `float16`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observer:
     """What stands at a tap point of the instrumented variant. Neither way returns anything or changes x.

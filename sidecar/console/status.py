@@ -56,7 +56,7 @@ class LayerStatus(Answer):
     times_level: Number
     shifted_statistic: str
     worst_channels: list[tuple[int, Number]]
-    dead_channels: int
+    dead_channels: Number
     instability: Instability
     between_requests: Between
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from sidecar.drift.between import Between
 from sidecar.drift.causes import located
 from sidecar.drift.instability import AcrossLayers, instability
@@ -33,6 +35,8 @@ def _bare(layer: LayerDrift) -> LayerDrift:
         effects=EffectSizes.unknown(),
         shifted_statistic="",
         worst_channels=(),
-        instability=replace(instability(empty, None, empty), nonfinite=layer.instability.nonfinite),
+        instability=replace(
+            instability(empty, None, empty, np.empty(0)), nonfinite=layer.instability.nonfinite
+        ),
         between=Between(*[math.nan] * 7),
     )

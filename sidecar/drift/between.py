@@ -20,7 +20,8 @@ from sidecar.drift.weighted import Array, Scale, Weighted, ratio
 class Between:
     """NaN with fewer than three requests, or without variance where a ratio needs one.
 
-    distinct_share: distinct firing patterns (`sketch.patterns`) as a share of all requests, 1 where no two are alike.
+    distinct_share: of firing patterns (`sketch.patterns`), see `Distinct.share`; NaN before there are as many requests,
+        and known however few are in here.
     participation_ratio, effective_rank: in how many directions requests differ, 1 to the number of them.
     self_similarity: mean cosine between a request and the next, about the reference's centre; about 0 in
         independent traffic, 1 where a layer answers everything alike, but not as it used to.
@@ -42,28 +43,27 @@ class Between:
 
 
 def between(
-    points: Weighted, reference: Scale | None, distinct: float, requests: int, value_variance: float
+    points: Weighted, reference: Scale | None, distinct_share: float, value_variance: float
 ) -> Between:
     """points: requests in order of arrival, the mean of its values being the first statistic of each.
 
-    distinct of the `requests` in the window look different. value_variance: of all values in the window.
+    value_variance: of all values in the window.
     """
     known = points.known()
     alone = Described(known.values[None], known.weights)
-    (found,) = _between(alone, [reference or known.scale()], [distinct], [requests], [value_variance])
+    (found,) = _between(alone, [reference or known.scale()], [distinct_share], [value_variance])
     return found
 
 
 def between_at_taps(
     seen: Described,
     references: Sequence[Scale] | None,
-    distinct: Sequence[float],
-    requests: Sequence[int],
+    distinct_shares: Sequence[float],
     value_variances: Sequence[float],
 ) -> list[Between]:
     """`between` of every tap; those that each request reached are worked out at once."""
-    scales = references or [seen.at(index).known().scale() for index in range(len(distinct))]
-    columns = list(zip(scales, distinct, requests, value_variances, strict=True))
+    scales = references or [seen.at(index).known().scale() for index in range(len(distinct_shares))]
+    columns = list(zip(scales, distinct_shares, value_variances, strict=True))
     whole = np.isfinite(np.einsum("tnf->t", seen.values))
     together = [column for column, is_whole in zip(columns, whole.tolist(), strict=True) if is_whole]
     found = iter(
@@ -80,12 +80,10 @@ def between_at_taps(
 def _between(
     seen: Described,
     scales: Sequence[Scale],
-    distinct: Sequence[float],
-    requests: Sequence[int],
+    shares: Sequence[float],
     value_variances: Sequence[float],
 ) -> list[Between]:
     """All statistics of all requests are finite."""
-    shares = [min(some / all, 1.0) if all else math.nan for some, all in zip(distinct, requests, strict=True)]
     if len(seen) < 3:
         return [Between(share, *[math.nan] * 6) for share in shares]
     centre, spread = np.stack([one.centre for one in scales]), np.stack([one.spread for one in scales])

@@ -8,12 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from sidecar.sketch import TapSketch
 from sidecar.sketch.formats import FORMATS, NARROW, Loss, best_exponent, headroom, losses
 from sidecar.types import Tap
 
+Array = npt.NDArray[np.float64]
+
 TOP = 10
+CHANCE = 1e-6
+"""Below it a low absmax is not for want of requests."""
+
 OUTLIER_POSITIONS = 0.06
 OUTLIER_LAYERS = 0.25
 
@@ -32,7 +38,7 @@ class Instability:
     """Of one tap in one window; NaN where there was nothing to measure.
 
     nonfinite: NaN and infinite values. headroom: format -> doublings left before it overflows.
-    absmax_growth: absmax over the reference's. rms_growth: log2 of rms over the reference's.
+    absmax_growth: absmax over the reference's, see `absmax_growth`. rms_growth: log2 of rms over the reference's.
     rms_change: log2 of rms over that of the window before.
     narrowed: 8-bit format -> what it would lose.
     massive: channels with |x| > 100 and >= 1,000 x median |x| (Sun et al., 2024).
@@ -52,30 +58,56 @@ class Instability:
     massive: int
     rms_kurtosis: float
     churn: float
-    dead_channels: int
+    dead_channels: float
     always_on_channels: int
     saturated_channels: int
     rate_bound: float
 
 
-def instability(window: TapSketch, reference: TapSketch | None, before: TapSketch) -> Instability:
-    """before: the window before this one, empty where nothing is known of it."""
+def instability(
+    window: TapSketch, reference: TapSketch | None, before: TapSketch, reference_absmax: Array
+) -> Instability:
+    """before: the window before this one, empty where nothing is known of it.
+
+    reference_absmax: float64[n], of each request of the reference, sorted; empty without one.
+    """
     absmax = window.absmax
     return Instability(
         nonfinite=window.counts.nonfinite,
         headroom={target.name: headroom(absmax, target) for target in FORMATS},
-        absmax_growth=absmax / reference.absmax if reference and reference.absmax else math.nan,
+        absmax_growth=absmax_growth(absmax, window.counts.requests, reference_absmax),
         rms_growth=_octaves(window, reference) if reference else math.nan,
         rms_change=_octaves(window, before),
         narrowed=_narrowed(window),
         massive=int(window.massive().sum()),
         rms_kurtosis=window.channels.rms_kurtosis,
         churn=churn(before, window),
-        dead_channels=int(window.channels.dead().sum()),
+        dead_channels=int(window.channels.dead().sum()) if window.channels.positions else math.nan,
         always_on_channels=int(window.channels.always_on().sum()),
         saturated_channels=int(window.channels.saturated().sum()),
         rate_bound=window.channels.dead_rate_bound,
     )
+
+
+def absmax_growth(absmax: float, requests: int, reference: Array) -> float:
+    """Absmax of so many requests over the largest of the reference's, or 1 where it is lower by `CHANCE` or more.
+
+    reference: float64[n], absmax of each request, sorted. NaN where it is empty or all of it is 0.
+    Of k values in the reference that are no larger, the probability that none of the requests passes the next one is
+    n! (k + requests)! / (k! (n + requests)!), whatever the distribution: so a few requests, the largest of which is
+    seldom as large as that of thousands, raise no suspicion.
+    """
+    n = len(reference)
+    if not n or not reference[-1] or math.isnan(absmax):
+        return math.nan
+    k = int(np.searchsorted(reference, absmax, side="right"))
+    chance = (
+        math.lgamma(n + 1)
+        + math.lgamma(k + requests + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(n + requests + 1)
+    )
+    return absmax / float(reference[-1]) if k == n or chance < math.log(CHANCE) else 1.0
 
 
 def _octaves(window: TapSketch, other: TapSketch) -> float:

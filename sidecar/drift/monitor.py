@@ -31,9 +31,10 @@ from sidecar.drift.snapshot import snapshot
 from sidecar.drift.space import Projections
 from sidecar.drift.state import DriftState, LayerDrift, OutputDrift
 from sidecar.drift.strata import PREDICTED_CLASS, Strata, labels
+from sidecar.drift.weighted import Array
 from sidecar.errors import BaselineError
 from sidecar.settings import DriftSettings
-from sidecar.sketch import Reading, TapSketch
+from sidecar.sketch import ROW_STATISTICS, Reading, TapSketch
 from sidecar.timeline import Timeline
 from sidecar.types import Tap
 
@@ -43,18 +44,21 @@ AMPLE_REQUESTS = 5_000
 KEEP_SECONDS = 60.0
 """How much evidence a crash may cost."""
 
+ABSMAX = ROW_STATISTICS.index("absmax")
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Judge:
-    """A reference and what is worked out from it once."""
+    """A reference and what is worked out from it once. absmax: of its requests at each tap, sorted."""
 
     reference: Reference
     strata: Strata
     evidence: Judge
     expected: tuple[Expected, ...]
     gaussians: Gaussians
+    absmax: tuple[Array, ...]
 
 
 class DriftMonitor:
@@ -208,7 +212,8 @@ class DriftMonitor:
         evidence = Judge(
             rows, outputs, numbers, len(strata), self._run_length, by_class=by_class, distances=distances
         )
-        self._judge = _Judge(reference, strata, evidence, expected, Gaussians.of(reference.space))
+        absmax = tuple(np.sort(at_tap[np.isfinite(at_tap)]) for at_tap in reference.rows[..., ABSMAX])
+        self._judge = _Judge(reference, strata, evidence, expected, Gaussians.of(reference.space), absmax)
         self._detector = evidence.detector
         if self._keeping:
             self._keeping.resume(evidence, reference, self._rng)
@@ -311,15 +316,10 @@ class DriftMonitor:
             pace()
             effects = effect_sizes(judge.expected, windows, seen, channel_means)
             pace()
-        distinct = []
-        for tap in self._taps:
-            distinct.append(self._timeline.distinct(seconds, tap).estimate)
-            pace()
         together = between_at_taps(
             seen,
             [one.scale for one in judge.expected] if judge else None,
-            distinct,
-            [window.counts.requests for window in windows],
+            [self._timeline.distinct(tap) for tap in self._taps],
             [window.moments.variance for window in windows],
         )
         pace()
@@ -330,6 +330,7 @@ class DriftMonitor:
         for index, (tap, window) in enumerate(zip(self._taps, windows, strict=True)):
             pace()
             latch, reference = self._detector.layers[index], judge.expected[index].sketch if judge else None
+            absmax = judge.absmax[index] if judge else np.empty(0)
             before = self._timeline.window(seconds, tap, ago=seconds)
             shifted = effects[index].shifted
             layer = LayerDrift(
@@ -342,7 +343,7 @@ class DriftMonitor:
                 effects=effects[index],
                 shifted_statistic=FEATURES[shifted] if shifted >= 0 else "",
                 worst_channels=tuple(worst_channels(reference, window)) if reference else (),
-                instability=instability(window, reference, before),
+                instability=instability(window, reference, before, absmax),
                 between=together[index],
             )
             layers.append(layer)

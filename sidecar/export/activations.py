@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -36,7 +36,7 @@ class Watched:
 
     load_seconds: what loading, warming up and checking it took. weight_bytes: of its weights in memory.
     timeline, monitor, strongest: None while nothing is instrumented. replay: None where no inputs are kept.
-    outliers: the last of each tap in a request with a trace.
+    outliers: the last of each tap in a request with a trace. formats: names of the number formats of activations.
     """
 
     model: str
@@ -50,6 +50,7 @@ class Watched:
     outliers: Callable[[], Mapping[Tap, TracedOutlier]] = dict
     strongest: Strongest | None = None
     replay: Replay | None = None
+    formats: Mapping[Tap, str] = field(default_factory=dict)
 
 
 def observed(watched: Sequence[Watched]) -> list[Observed]:
@@ -166,7 +167,7 @@ class ActivationCollector(Collector):
                 self._values(page, where, source.timeline, layer.tap)
                 if self._exemplars and (outlier := source.outliers().get(layer.tap)):
                     page.mark(catalogue.OUTLIERS, outlier)
-                _drift(page, where, layer)
+                _drift(page, where, layer, source.formats.get(layer.tap, ""))
                 begins = drift.cause is not None and drift.cause.tap == layer.tap
                 page.add(catalogue.CAUSE, where, begins)
                 if labels in further:
@@ -226,7 +227,7 @@ def _telemetry(page: _Page, labels: tuple[str, str], status: TelemetryStatus) ->
     page.add(catalogue.LAST_DRAIN, labels, status.last_drain)
 
 
-def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
+def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift, number_format: str) -> None:
     for metric, value in (
         (catalogue.EVIDENCE, layer.evidence),
         (catalogue.DRIFTING, layer.active),
@@ -239,7 +240,8 @@ def _drift(page: _Page, where: tuple[str, ...], layer: LayerDrift) -> None:
         (catalogue.FRECHET, layer.effects.frechet),
         (catalogue.TIMES_LEVEL, layer.effects.times_level),
         (catalogue.ABSMAX_GROWTH, layer.instability.absmax_growth),
-        (catalogue.HEADROOM, layer.instability.headroom["float16"]),
+        (catalogue.HEADROOM, layer.instability.headroom.get(number_format, math.nan)),
+        (catalogue.FLOAT16_HEADROOM, layer.instability.headroom["float16"]),
         (catalogue.DEAD, layer.instability.dead_channels),
     ):
         page.add(metric, where, value)

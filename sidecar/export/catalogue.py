@@ -227,16 +227,23 @@ KURTOSIS = Metric(
     "Fourth standardised moment over drift.window_seconds; 3 for a Gaussian.", TAP,
 )  # fmt: skip
 DEAD = Metric(
-    "sidecar_activation_dead_channels", "gauge", "Channels that never fired over drift.window_seconds.", TAP
-)
+    "sidecar_activation_dead_channels", "gauge",
+    "Channels that never fired over drift.window_seconds; NaN without a request.", TAP,
+)  # fmt: skip
 CHANNELS = Metric("sidecar_activation_channels", "gauge", "Channels of the tap.", TAP)
 HEADROOM = Metric(
+    "sidecar_activation_headroom_octaves", "gauge",
+    "Doublings left before absmax overflows the number format that the activations have; NaN where that is not known.",
+    TAP, "octaves",
+)  # fmt: skip
+FLOAT16_HEADROOM = Metric(
     "sidecar_activation_float16_headroom_octaves", "gauge",
     "log2(65504 / absmax): doublings left before float16 overflows.", TAP, "octaves",
 )  # fmt: skip
 ABSMAX_GROWTH = Metric(
     "sidecar_activation_absmax_growth_ratio", "gauge",
-    "Absmax over drift.window_seconds, divided by the reference's.", TAP, "ratio",
+    "Absmax over drift.window_seconds, divided by the reference's; 1 while it is lower only for want of requests.",
+    TAP, "ratio",
 )  # fmt: skip
 
 EVIDENCE = Metric(
@@ -432,8 +439,8 @@ RATE_BOUND = Metric(
 )  # fmt: skip
 DISTINCT = Metric(
     "sidecar_instability_distinct_ratio", "gauge",
-    "Share of distinct firing patterns (signs of 32 projections of channel means; GPU: statistics in steps) among "
-    "requests at a tap, least of all taps.", MODEL, "ratio",
+    "Share of distinct firing patterns (signs of 32 projections of channel means; GPU: statistics in steps) among the "
+    "newest 512 requests at a tap, least of all taps.", MODEL, "ratio",
 )  # fmt: skip
 PARTICIPATION = Metric(
     "sidecar_instability_participation_ratio", "gauge",

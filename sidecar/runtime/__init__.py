@@ -13,7 +13,7 @@ import torch
 from sidecar.errors import ConfigError
 from sidecar.runtime.examples import UNKNOWN_SIZE
 from sidecar.settings import ModelSettings
-from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
+from sidecar.types import Formats, Observer, Shapes, TapPoint, Tensor, TensorSpec
 
 RUNTIMES = {"torch": "sidecar.runtime.torch:TorchRuntime", "onnx": "sidecar.runtime.onnx:OnnxRuntime"}
 """Name in the settings -> class, imported only when chosen."""
@@ -64,6 +64,9 @@ class Runtime(Protocol):
 
         A point without a floating-point activation on the model's device is absent.
         """
+
+    def activation_formats(self, names: Sequence[str]) -> Formats:
+        """Number formats at the named points, as far as they are known once `activation_shapes` was called."""
 
     def instrument(self, observers: Mapping[str, Observer]) -> None:
         """Build the instrumented variant: a second graph over the same weights, an observer at each named point.

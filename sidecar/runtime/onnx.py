@@ -18,7 +18,7 @@ from sidecar.runtime.onnx_session import Engine, Session
 from sidecar.runtime.onnx_variants import shape_of, shapes, variants
 from sidecar.runtime.signature import specs
 from sidecar.settings import ModelSettings
-from sidecar.types import Observer, Shapes, TapPoint, Tensor
+from sidecar.types import Formats, Observer, Shapes, TapPoint, Tensor
 
 
 class OnnxRuntime:
@@ -74,6 +74,9 @@ class OnnxRuntime:
             found = self._trial[1].run(batch, [shape_of(position) for position in range(len(names))])
             sizes = [tuple(shape.tolist()) for shape in found]
         return {name: shape for name, shape in zip(names, sizes, strict=True) if shape}
+
+    def activation_formats(self, names: Sequence[str]) -> Formats:
+        return {name: found for name in names if (found := self._graph.number_format(name))}
 
     def instrument(self, observers: Mapping[str, Observer]) -> None:
         self._trial = None

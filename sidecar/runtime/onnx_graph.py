@@ -10,7 +10,12 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from sidecar.runtime.onnx_file import inner_graphs
 
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+_FLOATS: Mapping[int, str] = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+}
 
 _WEIGHTED = re.compile(r"MatMul|Gemm|Conv|^LSTM$|^GRU$|^Einsum$")
 
@@ -97,6 +102,10 @@ class Graph:
     def floating(self, value: str) -> bool:
         """Also for values whose type only ONNX Runtime knows."""
         return self._types.get(value, TensorProto.FLOAT) in _FLOATS
+
+    def number_format(self, value: str) -> str:
+        """Empty where only ONNX Runtime knows it."""
+        return _FLOATS.get(self._types.get(value, 0), "")
 
     def channel_dim(self, value: str) -> int | None:
         """By the node that gives it, or for an activation function or a sum by the first that says something."""

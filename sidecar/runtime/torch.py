@@ -17,7 +17,7 @@ from sidecar.runtime.signature import specs
 from sidecar.runtime.staging import Staging
 from sidecar.runtime.trial import batch_sizes
 from sidecar.settings import ModelSettings
-from sidecar.types import Observer, Shapes, TapPoint, Tensor, TensorSpec
+from sidecar.types import Formats, Observer, Shapes, TapPoint, Tensor, TensorSpec
 
 _TORCH_DTYPES = {
     "BOOL": torch.bool,
@@ -101,6 +101,7 @@ class TorchRuntime:
         self._seen: list[torch.Tensor] = []
         self._again: nn.Module | None = None
         self._looking = "", lambda: None
+        self._formats: dict[str, str] = {}
 
     def _load(self, settings: ModelSettings) -> nn.Module:
         """The model on its device, ready for inference. Raises ConfigError or ModelError."""
@@ -178,6 +179,7 @@ class TorchRuntime:
             def note(x: torch.Tensor) -> None:
                 if x.is_floating_point() and x.dim() > 0 and x.device.type == self._device.type:
                     shapes.setdefault(name, tuple(x.shape))
+                    self._formats[name] = str(x.dtype).removeprefix("torch.")
 
             return note
 
@@ -185,6 +187,9 @@ class TorchRuntime:
         self._graph.install(trial, {name: note(name) for name in names})
         self._run(trial, batch)
         return shapes
+
+    def activation_formats(self, names: Sequence[str]) -> Formats:
+        return {name: self._formats[name] for name in names if name in self._formats}
 
     def instrument(self, observers: Mapping[str, Observer]) -> None:
         variant = self._copy()

@@ -21,11 +21,12 @@ class FloatFormat:
 
 FLOAT16 = FloatFormat("float16", 65504.0, 2.0**-14, 2.0**-24)
 BFLOAT16 = FloatFormat("bfloat16", 255 * 2.0**120, 2.0**-126, 2.0**-133)
+FLOAT32 = FloatFormat("float32", (2 - 2.0**-23) * 2.0**127, 2.0**-126, 2.0**-149)
 E4M3 = FloatFormat("e4m3", 448.0, 2.0**-6, 2.0**-9)
 E5M2 = FloatFormat("e5m2", 57344.0, 2.0**-14, 2.0**-16)
 """IEEE 754-2019; bfloat16; and the 8-bit formats of Micikevicius et al., 2022 (arXiv 2209.05433), table 1."""
 
-FORMATS = (FLOAT16, BFLOAT16, E4M3, E5M2)
+FORMATS = (FLOAT16, BFLOAT16, FLOAT32, E4M3, E5M2)
 NARROW = (E4M3, E5M2)
 
 

@@ -21,7 +21,6 @@ MAX_ROWS = 4096
 class _Pane:
     start: float
     sketches: dict[Tap, TapSketch] = field(default_factory=dict)
-    distinct: dict[Tap, Distinct] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +57,7 @@ class Timeline:
         self._readings: deque[tuple[float, Reading]] = deque()
         self._held_rows = 0
         self._totals = {tap: TapSketch.empty(tap.channels) for tap in taps}
+        self._distinct = {tap: Distinct() for tap in taps}
         self._merged: dict[tuple[Tap, float, float], TapSketch] = {}
         self._newest = -math.inf
         self._set_back = 0.0
@@ -85,7 +85,7 @@ class Timeline:
                     pane[tap].merge(sketch)
                 else:
                     pane[tap] = sketch.copy()
-            _count_distinct(self._panes[-1].distinct, reading.rows)
+            _count_distinct(self._distinct, reading.rows)
             self._keep_rows(start, reading)
         if closed:
             self._hand_on(closed)
@@ -130,15 +130,13 @@ class Timeline:
                     merged.merge(pane.sketches[tap])
         return self._merged[key]
 
-    def distinct(self, seconds: float, tap: Tap) -> Distinct:
-        """How many `patterns` the requests of the same panes had, however many there were; else `signatures`."""
-        merged = Distinct()
+    def distinct(self, tap: Tap) -> float:
+        """Share of different `patterns`, else `signatures`, among the newest 512 requests, however old.
+
+        NaN before there are as many.
+        """
         with self._lock:
-            begin = self._begin(seconds)
-            for pane in self._panes:
-                if pane.start > begin and tap in pane.distinct:
-                    merged.merge(pane.distinct[tap])
-        return merged
+            return self._distinct[tap].share
 
     def rows(self, seconds: float, tap: Tap) -> RequestRows:
         """Request rows of the same panes, oldest first, as far as they are kept."""
@@ -196,4 +194,4 @@ def _count_distinct(distinct: dict[Tap, Distinct], rows: Mapping[Tap, RequestRow
     else:
         hashes = signatures(np.concatenate([part.values for part in parts]))
     for tap, seen, chosen in zip(rows, hashes.reshape(reached.shape), reached, strict=True):
-        distinct.setdefault(tap, Distinct()).update(seen[chosen])
+        distinct[tap].update(seen[chosen])

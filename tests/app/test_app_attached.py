@@ -234,12 +234,26 @@ def test_inference_is_timed_whether_or_not_it_is_observed(attach, model):
     assert seen(attached).requests == 0
 
 
+@pytest.mark.parametrize(("datatype", "dtype"), [("FP32", torch.float32), ("BF16", torch.bfloat16)])
+def test_headroom_is_told_of_the_format_that_the_model_runs_in(attach, datatype, dtype):
+    tensors = {
+        "inputs": [{"name": "image", "datatype": datatype, "shape": [-1, 64]}],
+        "outputs": [{"name": "logits", "datatype": datatype, "shape": [-1, 10]}],
+    }
+    with attach(Residual().eval().to(dtype), tensors) as attached:
+        formats = attached._model.watched().formats
+        assert set(formats.values()) == {str(dtype).removeprefix("torch.")}
+        assert formats.keys() == set(attached._model.observation.taps)
+
+
 def test_metrics_come_out_of_the_process(model, tmp_path: Path):
     (tmp_path / "sidecar.toml").write_text(CONFIG)
     attached = sidecar.attach(model, tmp_path / "sidecar.toml", environ={}, clock=lambda: NOW)
     try:
         call(model, 6)
-        assert 'sidecar_sampled_requests_total{model="ranker",version="1"} 6.0' in get(attached, "/metrics")
+        page = get(attached, "/metrics")
+        assert 'sidecar_sampled_requests_total{model="ranker",version="1"} 6.0' in page
+        assert "process_start_time_seconds" in page
     finally:
         attached.close()
     with pytest.raises(OSError, match="refused"):

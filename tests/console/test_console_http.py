@@ -154,6 +154,7 @@ async def test_the_status_of_a_model_of_which_nothing_is_known_has_null_for_it(b
             "kurtosis",
             "psi",
             "mean_shift",
+            "dead_channels",
         ):
             assert layer[name] is None
 

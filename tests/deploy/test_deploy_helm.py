@@ -64,6 +64,18 @@ def rendered(values: dict[str, Any], release: str = "trial") -> Objects:
     ]
 
 
+def test_alerts_link_to_the_runbooks_where_they_were_put() -> None:
+    for values, folder in (
+        ({}, "deploy/runbooks"),
+        ({"monitoring": {"runbooks": "https://a.b/c"}}, "https://a.b/c"),
+    ):
+        (rules,) = (found for found in rendered(values) if found["kind"] == "PrometheusRule")
+        alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+        assert len(alerts) > 20
+        for rule in alerts:
+            assert rule["annotations"]["runbook_url"] == f"{folder}/{rule['alert']}.md"
+
+
 def test_helm_has_nothing_to_say_of_the_chart_but_that_it_has_no_icon() -> None:
     report = helm.lint(CHART, strict=True)
     assert report["errors"] == []

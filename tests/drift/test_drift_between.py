@@ -46,8 +46,8 @@ def test_nothing_that_varies_has_no_dimensions():
 
 def test_a_layer_that_answers_all_alike_away_from_the_reference_resembles_itself():
     rng = np.random.default_rng(0)
-    alike = between(requests(rng.normal([5, 5], 0.1, (200, 2))), UNIT, 1, 200, 1.0)
-    free = between(requests(rng.normal(size=(2000, 2))), UNIT, 2000, 2000, 1.0)
+    alike = between(requests(rng.normal([5, 5], 0.1, (200, 2))), UNIT, 1 / 200, 1.0)
+    free = between(requests(rng.normal(size=(2000, 2))), UNIT, 1.0, 1.0)
     assert alike.self_similarity > 0.99
     assert abs(free.self_similarity) < 0.1
     assert (alike.distinct_share, free.distinct_share) == (1 / 200, 1)
@@ -82,12 +82,12 @@ def test_the_share_of_variance_between_requests_is_that_of_their_means():
     rng = np.random.default_rng(2)
     values = rng.normal(size=(300, 1)) + rng.normal(size=(300, 50)) * 2
     points = np.column_stack([values.mean(axis=1), rng.normal(size=300)])
-    found = between(requests(points), None, 300, 300, float(values.var()))
+    found = between(requests(points), None, 1.0, float(values.var()))
     assert found.variance_share == pytest.approx(values.mean(axis=1).var() / values.var())
 
 
 def test_two_requests_tell_only_whether_they_differ():
-    found = between(requests([[1.0, 2], [3, 4]]), None, 2.01, 2, 1.0)
+    found = between(requests([[1.0, 2], [3, 4]]), None, 1.0, 1.0)
     assert found.distinct_share == 1
     assert all(
         math.isnan(value) for value in (found.effective_rank, found.self_similarity, found.autocorrelation)
@@ -97,11 +97,11 @@ def test_two_requests_tell_only_whether_they_differ():
 def test_requests_that_missed_the_tap_are_left_out():
     points = np.random.default_rng(3).normal(size=(20, 2))
     holes = np.insert(points, 5, np.nan, axis=0)
-    assert between(requests(holes), UNIT, 20, 20, 1.0) == between(requests(points), UNIT, 20, 20, 1.0)
+    assert between(requests(holes), UNIT, 1.0, 1.0) == between(requests(points), UNIT, 1.0, 1.0)
 
 
 def of_a_tap():
-    return [between(requests(np.random.default_rng(1).normal(size=(50, 2))), UNIT, 50, 50, 1.0)]
+    return [between(requests(np.random.default_rng(1).normal(size=(50, 2))), UNIT, 1.0, 1.0)]
 
 
 def test_directions_are_those_of_channel_means_where_they_are_projected():

@@ -98,9 +98,9 @@ def test_what_is_between_requests_at_all_taps_is_that_of_each_alone(expected, ma
     _, seen = seen_by(make_traffic(seed=requests), taps, requests, missed)
     scales = [one.scale for one in known]
     for given_scales in (scales, None):
-        together = between_at_taps(seen, given_scales, [2.0] * 3, [requests] * 3, [1.0] * 3)
+        together = between_at_taps(seen, given_scales, [0.5] * 3, [1.0] * 3)
         for tap, found in enumerate(together):
-            alone = between(seen.at(tap), given_scales and given_scales[tap], 2.0, requests, 1.0)
+            alone = between(seen.at(tap), given_scales and given_scales[tap], 0.5, 1.0)
             numbers = [[getattr(each, name) for name in each.__slots__] for each in (found, alone)]
             assert numbers[0] == pytest.approx(numbers[1], nan_ok=True)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 import tritonclient.grpc.aio as triton
+import yaml
 
 from grafana.expressions import annotation_expressions, panel_expressions
 from sidecar.demo import training
@@ -26,6 +27,7 @@ from sidecar.demo.shifts import Scenario, shifted
 from tools.stack import Ports, alertmanager, alertmanager_config, receiver
 
 ROOT = Path(__file__).parent.parent.parent
+RULES = ROOT / "deploy/prometheus/rules"
 DASHBOARDS = sorted((ROOT / "grafana/dashboards").glob("*.json"))
 RATE = 150
 SPAN_SECONDS = 40.0
@@ -52,6 +54,11 @@ def two_versions(config):
     model, rest = config.split("[capture]")
     one, two = (model.replace("threads = 1\n", VERSION.format(version)) for version in "12")
     return f"{one.replace('[[models.inputs]]', CANARY + '[[models.inputs]]')}{two}[capture]{rest}"
+
+
+def recorded():
+    groups = [group for path in RULES.glob("*.yml") for group in yaml.safe_load(path.read_text())["groups"]]
+    return [rule["record"] for group in groups for rule in group["rules"] if "record" in rule]
 
 
 def free_port():
@@ -137,14 +144,15 @@ def running(folder, *command):
 
 
 @contextlib.contextmanager
-def monitoring(program, folder, target):
-    """Prometheus with the shipped rules scrapes `target` and tells Alertmanager; gives queries and what that sent."""
+def monitoring(program, folder, target, *, native):
+    """Prometheus with the shipped rules scrapes `target` and tells Alertmanager; gives queries and what that sent.
+
+    native: it keeps native histograms, and Prometheus 2.42 then no classic ones of the same families.
+    """
     program("prometheus-alertmanager")
     ports = Ports(prometheus=free_port(), alertmanager=free_port(), webhook=free_port())
     (folder / "prometheus.yml").write_text(
-        PROMETHEUS.format(
-            rules=ROOT / "deploy/prometheus/rules", target=target, alertmanager=ports.alertmanager
-        )
+        PROMETHEUS.format(rules=RULES, target=target, alertmanager=ports.alertmanager)
     )
     shipped = alertmanager_config((ROOT / "deploy/alertmanager/alertmanager.yml").read_text(), ports)
     for slow, quick in (("group_wait: 5s", "group_wait: 1s"), ("group_interval: 1m", "group_interval: 1s")):
@@ -168,6 +176,7 @@ def monitoring(program, folder, target):
             "--config.file=prometheus.yml",
             "--storage.tsdb.path=tsdb",
             f"--web.listen-address=127.0.0.1:{ports.prometheus}",
+            *(["--enable-feature=native-histograms"] if native else []),
         ),
     ):
         yield Queries(ports.prometheus), notified
@@ -192,8 +201,13 @@ class Stack:
         return await traffic_until(self.client, draw, self.random, condition, rate)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stack(program, demo_weights, tmp_path_factory):
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["classic", "native"],
+)
+async def stack(request, program, demo_weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stack")
     config = folder / "sidecar.toml"
     text = CONFIG.format(model="digits", weights=demo_weights, grpc_port=0, http_port=0)
@@ -202,7 +216,7 @@ async def stack(program, demo_weights, tmp_path_factory):
         + "\n[drift]\nreference_requests = 2000\nwindow_seconds = 10\n[timeline]\npane_seconds = 2\n"
     )
     async with server(config) as (grpc_address, http_address):
-        with monitoring(program, folder, http_address) as (queries, notified):
+        with monitoring(program, folder, http_address, native=request.param) as (queries, notified):
             client = triton.InferenceServerClient(grpc_address)
             stack = Stack(client, queries, notified, training.digits())
 
@@ -241,10 +255,11 @@ async def test_drift_is_notified_with_model_and_layer_and_resolved_after_the_shi
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_every_panel_of_the_dashboards_has_numbers(stack):
+async def test_every_panel_of_the_dashboards_and_every_recorded_series_has_numbers(stack):
     pages = {path.stem: json.loads(path.read_text()) for path in DASHBOARDS}
     expressions = [(name, *each) for name, page in pages.items() for each in panel_expressions(page)]
     assert len(expressions) > 100
+    expressions += [("rules", "recorded", name) for name in recorded()]
     wanting = []
 
     def full():

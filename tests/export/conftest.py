@@ -69,7 +69,7 @@ EFFECTS = EffectSizes(
     frechet=2.5, shifted=0, levels={"psi": 0.25}, times_level=6.5,
 )  # fmt: skip
 NARROWED = Narrowed(Loss(0.0, 0.5, 0.25), 4, Loss(0.0, 0.125, 0.0625))
-HEADROOM = {"float16": 12.5, "bfloat16": 128.0, "e5m2": 12.25}
+HEADROOM = {"float16": 12.5, "bfloat16": 128.0, "float32": 128.5, "e5m2": 12.25}
 BETWEEN = Between(
     distinct_share=0.875, participation_ratio=2.5, effective_rank=3.5, self_similarity=0.25,
     variance_share=0.375, autocorrelation=-0.125, sign_changes=0.625,
@@ -140,7 +140,8 @@ def fixed_model(fresh_model):
     rows = dict.fromkeys(taps, RequestRows(np.zeros((3, 6))))
     fresh.timeline.add(Reading(NOW, sketches, rows, 3))
     monitor = FixedMonitor(drifting(fresh.monitor.state()))
-    return replace(fresh, ready=lambda: True, status=lambda: STATUS, monitor=monitor)
+    formats = dict.fromkeys(taps[:2], "bfloat16")
+    return replace(fresh, ready=lambda: True, status=lambda: STATUS, monitor=monitor, formats=formats)
 
 
 @pytest.fixture(scope="session")

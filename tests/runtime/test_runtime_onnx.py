@@ -226,6 +226,7 @@ def test_a_tapped_value_is_read_where_onnx_runtime_put_it(load, monkeypatch):
 def test_a_tapped_value_keeps_its_type(load, element_type, dtype):
     proto = model([node("Cast", "x", "h", to=element_type), node("Cast", "h", "y", to=TensorProto.FLOAT)])
     loaded = load(proto)
+    assert loaded.activation_formats(["h", "y"]) == {"h": str(dtype)[len("torch.") :], "y": "float32"}
     seen = instrument(loaded, "h")
     x = np.array([[1.0, 1.0009765625, 3.14159, -1e-3]], np.float32)
     loaded.instrumented(one(x))

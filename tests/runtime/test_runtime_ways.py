@@ -159,6 +159,7 @@ def test_an_activation_is_seen_in_its_own_type_and_integers_are_none(make, rando
     watched = make(way, Casts().eval(), [x])
     shapes = watched.model.activation_shapes(["narrow", "numbers"], watched.model.example(2))
     assert shapes == {"narrow": (2, 3)}
+    assert watched.model.activation_formats(["narrow", "numbers"]) == {"narrow": "bfloat16"}
     ((_, seen),) = watched.seen(["narrow"], x)
     assert seen.dtype == torch.bfloat16
 

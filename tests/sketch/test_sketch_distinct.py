@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,28 +19,22 @@ def seen(numbers):
     return sketch
 
 
-@pytest.mark.parametrize("different", [1, 10, 300, 2_000, 6_000, 20_000, 200_000])
-def test_the_estimate_is_within_four_standard_errors(different):
-    assert seen(np.tile(np.arange(different), 2)).estimate == pytest.approx(different, rel=4 * 0.023)
-
-
-def test_nothing_seen_is_nothing():
-    assert Distinct().estimate == 0
-
-
-@given(
-    st.lists(st.integers(-(2**62), 2**62), max_size=60), st.lists(st.integers(-(2**62), 2**62), max_size=60)
-)
-def test_a_merge_is_the_sketch_of_both(first, second):
-    merged = seen(first)
-    merged.merge(seen(second))
-    assert np.array_equal(merged.registers, seen(first + second).registers)
-
-
-def test_a_register_holds_the_place_of_the_first_bit_that_is_set():
+@given(st.lists(st.lists(st.integers(0, 400), max_size=300), max_size=8))
+def test_the_share_is_that_of_the_newest_512_however_they_come(readings):
     sketch = Distinct()
-    sketch.update(np.array([3 << 53, (5 << 53) | 1, (6 << 53) | (1 << 52)], dtype=np.uint64))
-    assert sketch.registers[[3, 5, 6, 7]].tolist() == [54, 53, 1, 0]
+    for numbers in readings:
+        sketch.update(hashes(numbers))
+    every = [number for numbers in readings for number in numbers]
+    if len(every) < 512:
+        assert math.isnan(sketch.share)
+    else:
+        assert sketch.share == len(set(every[-512:])) / 512
+
+
+@pytest.mark.parametrize("requests", [512, 5_000, 50_000])
+def test_traffic_that_recurs_has_the_same_share_at_any_rate(requests):
+    drawn = np.random.default_rng(0).integers(0, 719, requests)
+    assert seen(drawn).share == pytest.approx(719 / 512 * -math.expm1(-512 / 719), abs=0.04)
 
 
 def test_hashes_of_neighbours_share_half_of_their_bits():

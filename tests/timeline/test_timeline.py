@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -167,26 +168,30 @@ def test_a_window_and_the_one_before_it_share_nothing_and_leave_nothing_out(step
     assert now.counts.requests + before.counts.requests == both
 
 
-def test_distinct_requests_are_counted_over_the_panes_of_a_window(timeline, clock):
-    for at, values in ((0.0, [1, 1, 2]), (50.0, [2, 3, 3])):
+def looking(values):
+    """A reading of requests that look as different as `values` are; those of NaN missed the tap."""
+    rows = np.outer(values, np.ones(6))
+    return lambda at: replace(reading(at, rows=len(rows)), rows={TAP: RequestRows(rows)})
+
+
+def test_distinct_requests_are_those_of_the_newest_512_however_old(timeline, clock):
+    assert math.isnan(timeline.distinct(TAP))
+    for at, values in ((0.0, np.arange(600)), (1e6, [1.0, 2.0] * 128)):
         clock.now = at
-        one = reading(at, rows=3)
-        timeline.add(replace(one, rows={TAP: RequestRows(np.outer(values, np.ones(6)))}))
-    assert round(timeline.distinct(PANE, TAP).estimate) == 2
-    assert round(timeline.distinct(100.0, TAP).estimate) == 3
+        timeline.add(looking(values)(at))
+    assert timeline.distinct(TAP) == (256 + 2) / 512
 
 
 def test_requests_of_one_firing_pattern_are_one_where_projections_are_taken(timeline):
-    projections = np.outer([1, 2, -1], np.ones(32)).astype(np.float32)
-    rows = RequestRows(np.outer([1, 2, 3], np.ones(6)), projections=projections)
-    timeline.add(replace(reading(0.0, rows=3), rows={TAP: rows}))
-    assert round(timeline.distinct(PANE, TAP).estimate) == 2
+    projections = np.outer(np.tile([1, 2, -1], 200), np.ones(32)).astype(np.float32)
+    rows = RequestRows(np.outer(np.arange(600), np.ones(6)), projections=projections)
+    timeline.add(replace(reading(0.0, rows=600), rows={TAP: rows}))
+    assert timeline.distinct(TAP) == 2 / 512
 
 
 def test_a_request_that_missed_a_tap_does_not_look_like_anything(timeline):
-    rows = np.vstack([np.ones(6), np.full(6, np.nan)])
-    timeline.add(replace(reading(0.0, rows=2), rows={TAP: RequestRows(rows)}))
-    assert round(timeline.distinct(PANE, TAP).estimate) == 1
+    timeline.add(looking([1.0, math.nan] * 512)(0.0))
+    assert timeline.distinct(TAP) == 1 / 512
 
 
 def test_readings_keep_what_is_known_of_their_requests_and_no_sketches(timeline):
