@@ -17,6 +17,8 @@ from sidecar.capture.observe import OpState
 from sidecar.sketch import BINS, TapSketch
 from tests.capture.conftest import NEAR_ZERO, Fold, plain
 from tests.capture.test_capture_kernel import assert_row_of, assert_sums_close, cases
+from tests.capture.test_capture_peaks import assert_peaks, peaks_of
+from tests.capture.test_capture_projection import assert_projected
 
 
 def kernel(x, channel_dim, *state):
@@ -49,7 +51,11 @@ def test_the_kernels_find_what_the_definition_says_of_each_request_and_of_the_ta
     expected = TapSketch.from_array(observed, NEAR_ZERO, len({*slots} - {-1}))
     assert_all_but_the_histogram_equal(found, expected, observed, pivot)
     for slot in range(4):
-        assert_row_of(request_rows, slot, values[slot_of == slot], pivot)
+        own = values[slot_of == slot]
+        assert_row_of(request_rows, slot, own, pivot)
+        if own.size:
+            assert_projected(request_rows.projections[slot], own, pivot)
+    assert_peaks(peaks_of(seen), values, slot_of)
 
 
 EDGES = [0.0, -0.0, 6.0, -6.0, 5.9, NEAR_ZERO, -NEAR_ZERO, 1.1 * NEAR_ZERO, 2.0**-126, 2.0**-14, 1e-40, -5e-5]

@@ -25,7 +25,7 @@ ARCHITECTURES = (80, 90, 100)
 TINY = {"bf16": 2.0**-126, "fp16": 2.0**-14, "fp32": 2.0**-126}
 POINTERS = {
     "row_slot": "*i32", "bank": "*i32", "histogram": "*i32", "integers": "*i64", "floats": "*fp64",
-    "sums": "*fp64", "counts": "*i32",
+    "projections": "*fp32", "peaks": "*i64", "sums": "*fp64", "counts": "*i32",
 }  # fmt: skip
 VALUES_A_THREAD = 8
 MOST_REGISTERS = 168

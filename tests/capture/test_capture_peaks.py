@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.capture.observe import observe
-from sidecar.capture.state import TapState
 from tests.capture.conftest import KERNELS, NEAR_ZERO, Fold
 from tests.capture.test_capture_kernel import cases
 
@@ -30,7 +29,11 @@ def test_a_peak_stands_in_a_request_that_has_that_value_however_its_rows_are_cut
     for part in (slice(cut), slice(cut, rows)):
         if slots[part].size:
             seen(case.x[part], slots[part].tolist(), case.channel_dim)
-    found = peaks_of(seen)
+    assert_peaks(peaks_of(seen), values, slots)
+
+
+def assert_peaks(found, values, slots):
+    """values [rows, positions, C], slots [rows]."""
     finite = np.where(np.isfinite(values), values, 0).astype(np.float32)
     largest = np.abs(finite[slots >= 0]).max(axis=(0, 1), initial=0.0)
     assert np.array_equal(np.abs(found.values), largest)
@@ -45,11 +48,6 @@ def test_a_bank_that_was_cleared_remembers_no_peak(kernel):
     assert peaks_of(seen).values.tolist() == [-3.0] * 5
     seen.state.clear(0, used=3, pivot=0.0)
     assert peaks_of(seen).requests.tolist() == [-1] * 5
-
-
-def test_a_device_whose_kernels_do_not_say_has_no_peaks():
-    state = TapState(5, 4, torch.device("meta"))
-    assert state.peaks.shape == (2, 0)
 
 
 def test_a_reading_names_the_request_of_each_peak(make_recorder, make_request, tap):
