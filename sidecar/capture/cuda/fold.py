@@ -165,7 +165,7 @@ def _walk_exactly(
     line4 = line1
     minimum = line1 + _INFINITY
     maximum = line1 - _INFINITY
-    projected = tl.zeros([LINES, PROJECTIONS], tl.float64)
+    projected = tl.zeros([LINES, PROJECTIONS], tl.float32)
     zeros = tl.zeros([LINES], tl.int32)
     near_zeros = zeros
     nan = zeros
@@ -221,7 +221,7 @@ def _walk_exactly(
             floats, integers, peaks, sums, counts, group, channels, columns, inside,
             slot, tl.sum(total, 0), tl.sum(squares, 0), low, high, tl.sum(fired + over * PACKED, 0), ALONE,
         )  # fmt: skip
-        projected += project(s1, columns, LINES, NARROW)
+        projected += project(s1.to(tl.float32), columns, LINES, NARROW)
         line1 += tl.sum(s1, 1)
         line2 += tl.sum(s2, 1)
         line3 += tl.sum(s3, 1)
@@ -236,7 +236,7 @@ def _walk_exactly(
         subnormals += tl.sum(small - zero, 1)
         line_outliers += tl.sum(over, 1)
     return (
-        line1, line2, line3, line4, minimum, maximum, projected.to(tl.float32),
+        line1, line2, line3, line4, minimum, maximum, projected,
         zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, line_outliers,
     )  # fmt: skip
 
@@ -334,15 +334,6 @@ def fold(
 
     values = length * tl.minimum(channels - block * WIDTH, WIDTH)
     if tl.max(tl.max(tl.where(s4 < _LARGEST, 0, 1), 1), 0) == 0:
-        vectors = tl.sum(length, 0).to(tl.float64)
-        shift = tl.sum(s1, 0).to(tl.float64)
-        total = shift + vectors * pivot64
-        squares = tl.sum(s2, 0).to(tl.float64) + 2 * pivot64 * shift + vectors * pivot64 * pivot64
-        _channels_out(
-            floats, integers, peaks, sums, counts, group, channels, columns, inside,
-            slot, total, squares, low, high, tl.sum(sizes, 0), ALONE,
-        )  # fmt: skip
-        projected = project(s1, columns, LINES, WIDTH)
         line1 = tl.sum(s1, 1).to(tl.float64)
         line2 = tl.sum(s2, 1).to(tl.float64)
         line3 = tl.sum(s3, 1).to(tl.float64)
@@ -356,6 +347,15 @@ def fold(
         neg_inf = nan
         subnormals = tl.sum(smalls // PACKED, 1) - zeros
         outliers = tl.sum(sizes // PACKED, 1)
+        projected = project(s1, columns, LINES, WIDTH)
+        vectors = tl.sum(length, 0).to(tl.float64)
+        shift = tl.sum(s1, 0).to(tl.float64)
+        total = shift + vectors * pivot64
+        squares = tl.sum(s2, 0).to(tl.float64) + 2 * pivot64 * shift + vectors * pivot64 * pivot64
+        _channels_out(
+            floats, integers, peaks, sums, counts, group, channels, columns, inside,
+            slot, total, squares, low, high, tl.sum(sizes, 0), ALONE,
+        )  # fmt: skip
     else:
         (
             line1, line2, line3, line4, minimum, maximum, projected,
