@@ -34,7 +34,7 @@ MOST_REGISTERS = 168
 # Instructions for a value in the loop that reads it. Blackwell adds and multiplies floats in pairs. Where
 # channels lie apart, addresses are reckoned one by one.
 MOST_INSTRUCTIONS = {80: 19.0, 90: 19.0, 100: 14.0}
-APART = 1.5
+APART = 2.0
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,6 +42,14 @@ def assert_peaks(found, values, slots):
     own = (slots[:, None] == found.requests)[:, None]
     stands = (own & (finite == found.values)).any(axis=(0, 1))
     assert stands[largest > 0].all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_of_equal_magnitudes_the_first_requests_stays(kernel, sign):
+    x = torch.full((3, 40, 5), 2.0 * sign)
+    found = peaks_of(Fold(kernel, 5)(x, [1, 2, 3])(-x, [0, 1, 2]))
+    assert found.requests.tolist() == [1] * 5
+    assert found.values.tolist() == [2.0 * sign] * 5
 
 
 def test_a_bank_that_was_cleared_remembers_no_peak(kernel):

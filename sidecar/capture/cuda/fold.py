@@ -263,7 +263,7 @@ def fold(
     Grid (blocks of WIDTH channels, groups). A group is a chunk of a row, ACROSS it is LINES whole rows.
     Scratch, channels before lines: sums float64[2, groups, channels] (sum, squares) and float64[SLOT_SUMS,
     blocks, rows * chunks], counts int32[3, groups, channels] (bits of absmax, where it stands, fires + PACKED *
-    outliers), int32[SLOT_COUNTS, blocks, rows * chunks] and int32[blocks, rows * chunks, PROJECTIONS] (bits of float32).
+    outliers), int32[SLOT_COUNTS, blocks, rows * chunks] and, as bits, float32[blocks, rows * chunks, PROJECTIONS].
     """
     block = tl.program_id(0)
     group = tl.program_id(1)
