@@ -78,12 +78,17 @@ def add_projection(projections, slot, found):
 
 
 @triton.jit
-def add_channels(floats, integers, peaks, channels, at, mask, total, squares, absmax, code, fires, outliers):
-    """Into the channels `at`, which nobody else writes. absmax: bits of a float32."""
+def add_sums(floats, channels, at, mask, total, squares):
+    """Into the channels `at`, which nobody else writes."""
     cell = floats + PIVOT_CELLS + at
     tl.store(cell, tl.load(cell, mask=mask) + total, mask=mask)
     cell += channels
     tl.store(cell, tl.load(cell, mask=mask) + squares, mask=mask)
+
+
+@triton.jit
+def add_sizes(integers, peaks, channels, at, mask, absmax, code, fires, outliers):
+    """The same. absmax: bits of a float32."""
     cell = peaks + at
     peak = tl.load(cell, mask=mask, other=0)
     tl.store(cell, (absmax.to(tl.int64) << 32) | code, mask=mask & (absmax > (peak >> 32)))

@@ -23,10 +23,11 @@ from sidecar.capture.cuda.cells import (
     HIGHEST,
     PROJECTIONS,
     SLOT_COUNTS,
-    add_channels,
     add_keys,
     add_projection,
+    add_sizes,
     add_slot,
+    add_sums,
     calls_cell,
     float_cells,
     integer_cells,
@@ -86,10 +87,20 @@ def _add(value, held, pivot, near_zero, TINY: tl.constexpr, s1, s2, s3, s4, low,
 
 
 @triton.jit
-def _channels_out(
-    floats, integers, peaks, sums, counts, group, channels, columns, inside,
-    slot, total, squares, low, high, sizes, ALONE: tl.constexpr,
-):  # fmt: skip
+def _sums_out(floats, sums, group, channels, columns, inside, total, squares, ALONE: tl.constexpr):
+    if ALONE:
+        add_sums(floats, channels, columns, inside, total, squares)
+    else:
+        apart = tl.num_programs(1).to(tl.int64) * channels
+        at = group.to(tl.int64) * channels + columns
+        tl.store(sums + at, total, mask=inside)
+        tl.store(sums + apart + at, squares, mask=inside)
+
+
+@triton.jit
+def _sizes_out(
+    integers, peaks, counts, group, channels, columns, inside, slot, low, high, sizes, ALONE: tl.constexpr
+):
     """slot[LINES] and the extremes low, high [LINES, channels]; of equal magnitudes the lowest slot's is taken.
 
     sizes: as in `_add`, of all lines.
@@ -100,15 +111,10 @@ def _channels_out(
     code = tl.min(tl.where(size == largest[None, :], code, HIGHEST), 0)
     absmax = tl.maximum(largest, 0.0).to(tl.int32, bitcast=True)
     if ALONE:
-        add_channels(
-            floats, integers, peaks, channels, columns, inside,
-            total, squares, absmax, code, sizes % PACKED, sizes // PACKED,
-        )  # fmt: skip
+        add_sizes(integers, peaks, channels, columns, inside, absmax, code, sizes % PACKED, sizes // PACKED)
     else:
         apart = tl.num_programs(1).to(tl.int64) * channels
         at = group.to(tl.int64) * channels + columns
-        tl.store(sums + at, total, mask=inside)
-        tl.store(sums + apart + at, squares, mask=inside)
         tl.store(counts + at, absmax, mask=inside)
         tl.store(counts + apart + at, code, mask=inside)
         tl.store(counts + 2 * apart + at, sizes, mask=inside)
@@ -217,9 +223,10 @@ def _walk_exactly(
             s2 += square
             s3 += square * delta
             s4 += square * square
-        _channels_out(
-            floats, integers, peaks, sums, counts, group, channels, columns, inside,
-            slot, tl.sum(total, 0), tl.sum(squares, 0), low, high, tl.sum(fired + over * PACKED, 0), ALONE,
+        _sums_out(floats, sums, group, channels, columns, inside, tl.sum(total, 0), tl.sum(squares, 0), ALONE)
+        _sizes_out(
+            integers, peaks, counts, group, channels, columns, inside,
+            slot, low, high, tl.sum(fired + over * PACKED, 0), ALONE,
         )  # fmt: skip
         projected += project(s1.to(tl.float32), columns, LINES, NARROW)
         line1 += tl.sum(s1, 1)
@@ -270,8 +277,6 @@ def fold(
     writing = tl.load(bank).to(tl.int64)
     integers += writing * integer_cells(channels, slots)
     floats += writing * float_cells(channels, slots)
-    projections += writing * slots * PROJECTIONS
-    peaks += writing * channels
     pivot64 = tl.load(floats)
     pivot = pivot64.to(tl.float32)
 
@@ -322,6 +327,9 @@ def fold(
             value, held, pivot, near_zero, TINY, s1, s2, s3, s4, low, high, sizes, smalls
         )
 
+    # Not before the loop, which has few registers to spare.
+    projections += writing * slots * PROJECTIONS
+    peaks += writing * channels
     # Lines and channels outside the activation have accumulated `other`.
     s1 = tl.where(mask, s1, 0.0)
     s2 = tl.where(mask, s2, 0.0)
@@ -347,15 +355,16 @@ def fold(
         neg_inf = nan
         subnormals = tl.sum(smalls // PACKED, 1) - zeros
         outliers = tl.sum(sizes // PACKED, 1)
-        projected = project(s1, columns, LINES, WIDTH)
+        _sizes_out(
+            integers, peaks, counts, group, channels, columns, inside,
+            slot, low, high, tl.sum(sizes, 0), ALONE,
+        )  # fmt: skip
         vectors = tl.sum(length, 0).to(tl.float64)
         shift = tl.sum(s1, 0).to(tl.float64)
         total = shift + vectors * pivot64
         squares = tl.sum(s2, 0).to(tl.float64) + 2 * pivot64 * shift + vectors * pivot64 * pivot64
-        _channels_out(
-            floats, integers, peaks, sums, counts, group, channels, columns, inside,
-            slot, total, squares, low, high, tl.sum(sizes, 0), ALONE,
-        )  # fmt: skip
+        _sums_out(floats, sums, group, channels, columns, inside, total, squares, ALONE)
+        projected = project(s1, columns, LINES, WIDTH)
     else:
         (
             line1, line2, line3, line4, minimum, maximum, projected,

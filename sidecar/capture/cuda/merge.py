@@ -17,10 +17,11 @@ from sidecar.capture.cuda.cells import (
     HIGHEST,
     PROJECTIONS,
     SLOT_COUNTS,
-    add_channels,
     add_keys,
     add_projection,
+    add_sizes,
     add_slot,
+    add_sums,
     calls_cell,
     float_cells,
     integer_cells,
@@ -65,8 +66,9 @@ def _merge_channels(
         fires += sizes % PACKED
         outliers += sizes // PACKED
     largest = tl.max(absmax, 0)
-    add_channels(
-        floats, integers, peaks, channels, columns, inside, tl.sum(total, 0), tl.sum(squares, 0),
+    add_sums(floats, channels, columns, inside, tl.sum(total, 0), tl.sum(squares, 0))
+    add_sizes(
+        integers, peaks, channels, columns, inside,
         largest, tl.min(tl.where(absmax == largest[None, :], code, HIGHEST), 0), tl.sum(fires, 0), tl.sum(outliers, 0),
     )  # fmt: skip
 
