@@ -20,27 +20,21 @@ import triton.language as tl
 from sidecar.capture import layout
 from sidecar.capture.cuda.cells import (
     BINS,
-    HIGHEST,
     PROJECTIONS,
     SLOT_COUNTS,
     add_keys,
     add_projection,
-    add_sizes,
     add_slot,
-    add_sums,
     calls_cell,
     float_cells,
     integer_cells,
     project,
     widen,
 )
-
-MOST_VALUES = 4095
-"""Of a channel in one program: two counts of them share a number."""
+from sidecar.capture.cuda.scratch import PACKED, line_out, projection_out, sizes_out, sums_out
 
 _OUTLIER = tl.constexpr(layout.OUTLIER)
 _SHARE = tl.constexpr(layout.HISTOGRAM_SHARE)
-PACKED = tl.constexpr(MOST_VALUES + 1)
 _INFINITY = tl.constexpr(float("inf"))
 
 # A fourth power sum beyond it is near float32's end.
@@ -84,74 +78,6 @@ def _add(value, held, pivot, near_zero, TINY: tl.constexpr, s1, s2, s3, s4, low,
         + (held & (size < _smallest())).to(tl.float32)
         + (held & (size < TINY)).to(tl.float32) * PACKED,
     )
-
-
-@triton.jit
-def _sums_out(floats, sums, group, channels, columns, inside, total, squares, ALONE: tl.constexpr):
-    if ALONE:
-        add_sums(floats, channels, columns, inside, total, squares)
-    else:
-        apart = tl.num_programs(1).to(tl.int64) * channels
-        at = group.to(tl.int64) * channels + columns
-        tl.store(sums + at, total, mask=inside)
-        tl.store(sums + apart + at, squares, mask=inside)
-
-
-@triton.jit
-def _sizes_out(
-    integers, peaks, counts, group, channels, columns, inside, slot, low, high, sizes, ALONE: tl.constexpr
-):
-    """slot[LINES] and the extremes low, high [LINES, channels]; of equal magnitudes the lowest slot's is taken.
-
-    sizes: as in `_add`, of all lines.
-    """
-    size = tl.maximum(high, -low)
-    largest = tl.max(size, 0)
-    code = 2 * slot[:, None] + (-low > high).to(tl.int32)
-    code = tl.min(tl.where(size == largest[None, :], code, HIGHEST), 0)
-    absmax = tl.maximum(largest, 0.0).to(tl.int32, bitcast=True)
-    if ALONE:
-        add_sizes(integers, peaks, channels, columns, inside, absmax, code, sizes % PACKED, sizes // PACKED)
-    else:
-        apart = tl.num_programs(1).to(tl.int64) * channels
-        at = group.to(tl.int64) * channels + columns
-        tl.store(counts + at, absmax, mask=inside)
-        tl.store(counts + apart + at, code, mask=inside)
-        tl.store(counts + 2 * apart + at, sizes, mask=inside)
-
-
-@triton.jit
-def _line_out(
-    sums, counts, at, exists, apart, s1, s2, s3, s4, low, high,
-    values, zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, outliers, positions,
-):  # fmt: skip
-    tl.store(sums + at, s1, mask=exists)
-    tl.store(sums + apart + at, s2, mask=exists)
-    tl.store(sums + 2 * apart + at, s3, mask=exists)
-    tl.store(sums + 3 * apart + at, s4, mask=exists)
-    tl.store(sums + 4 * apart + at, low, mask=exists)
-    tl.store(sums + 5 * apart + at, high, mask=exists)
-    tl.store(counts + at, values, mask=exists)
-    tl.store(counts + apart + at, zeros, mask=exists)
-    tl.store(counts + 2 * apart + at, near_zeros, mask=exists)
-    tl.store(counts + 3 * apart + at, nan, mask=exists)
-    tl.store(counts + 4 * apart + at, pos_inf, mask=exists)
-    tl.store(counts + 5 * apart + at, neg_inf, mask=exists)
-    tl.store(counts + 6 * apart + at, subnormals, mask=exists)
-    tl.store(counts + 7 * apart + at, outliers, mask=exists)
-    tl.store(counts + 8 * apart + at, positions, mask=exists)
-
-
-@triton.jit
-def _projection_out(cells, part, exists, projected, ACROSS: tl.constexpr):
-    """projected: float32[PROJECTIONS], ACROSS [LINES, PROJECTIONS] with `part` and `exists` of each line."""
-    bucket = tl.arange(0, PROJECTIONS)
-    if ACROSS:
-        cells += part.to(tl.int64)[:, None] * PROJECTIONS + bucket[None, :]
-        tl.store(cells, projected.to(tl.int32, bitcast=True), mask=exists[:, None])
-    else:
-        cells += part.to(tl.int64) * PROJECTIONS + bucket
-        tl.store(cells, projected.to(tl.int32, bitcast=True), mask=exists)
 
 
 @triton.jit
@@ -223,8 +149,8 @@ def _walk_exactly(
             s2 += square
             s3 += square * delta
             s4 += square * square
-        _sums_out(floats, sums, group, channels, columns, inside, tl.sum(total, 0), tl.sum(squares, 0), ALONE)
-        _sizes_out(
+        sums_out(floats, sums, group, channels, columns, inside, tl.sum(total, 0), tl.sum(squares, 0), ALONE)
+        sizes_out(
             integers, peaks, counts, group, channels, columns, inside,
             slot, low, high, tl.sum(fired + over * PACKED, 0), ALONE,
         )  # fmt: skip
@@ -268,9 +194,7 @@ def fold(
     """x[rows, positions, channels], strides in elements. A row is cut into `chunks` of `chunk` positions.
 
     Grid (blocks of WIDTH channels, groups). A group is a chunk of a row, ACROSS it is LINES whole rows.
-    Scratch, channels before lines: sums float64[2, groups, channels] (sum, squares) and float64[SLOT_SUMS,
-    blocks, rows * chunks], counts int32[3, groups, channels] (bits of absmax, where it stands, fires + PACKED *
-    outliers), int32[SLOT_COUNTS, blocks, rows * chunks] and, as bits, float32[blocks, rows * chunks, PROJECTIONS].
+    Scratch is as in `scratch`.
     """
     block = tl.program_id(0)
     group = tl.program_id(1)
@@ -342,6 +266,12 @@ def fold(
 
     values = length * tl.minimum(channels - block * WIDTH, WIDTH)
     if tl.max(tl.max(tl.where(s4 < _LARGEST, 0, 1), 1), 0) == 0:
+        # In this order nothing spills.
+        sizes_out(
+            integers, peaks, counts, group, channels, columns, inside,
+            slot, low, high, tl.sum(sizes, 0), ALONE,
+        )  # fmt: skip
+        projected = project(s1, columns, LINES, WIDTH)
         line1 = tl.sum(s1, 1).to(tl.float64)
         line2 = tl.sum(s2, 1).to(tl.float64)
         line3 = tl.sum(s3, 1).to(tl.float64)
@@ -355,16 +285,11 @@ def fold(
         neg_inf = nan
         subnormals = tl.sum(smalls // PACKED, 1) - zeros
         outliers = tl.sum(sizes // PACKED, 1)
-        _sizes_out(
-            integers, peaks, counts, group, channels, columns, inside,
-            slot, low, high, tl.sum(sizes, 0), ALONE,
-        )  # fmt: skip
         vectors = tl.sum(length, 0).to(tl.float64)
         shift = tl.sum(s1, 0).to(tl.float64)
         total = shift + vectors * pivot64
         squares = tl.sum(s2, 0).to(tl.float64) + 2 * pivot64 * shift + vectors * pivot64 * pivot64
-        _sums_out(floats, sums, group, channels, columns, inside, total, squares, ALONE)
-        projected = project(s1, columns, LINES, WIDTH)
+        sums_out(floats, sums, group, channels, columns, inside, total, squares, ALONE)
     else:
         (
             line1, line2, line3, line4, minimum, maximum, projected,
@@ -402,11 +327,11 @@ def fold(
         before = tl.num_programs(1).to(tl.int64) * channels
         part += block * rows * chunks
         parts = tl.num_programs(0) * rows * chunks
-        _line_out(
+        line_out(
             sums + 2 * before, counts + 3 * before, part, exists, parts,
             line1, line2, line3, line4, minimum, maximum,
             values, zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, outliers, counted,
         )  # fmt: skip
-        _projection_out(counts + 3 * before + SLOT_COUNTS * parts, part, exists, projected, ACROSS)
+        projection_out(counts + 3 * before + SLOT_COUNTS * parts, part, exists, projected, ACROSS)
     if block + group == 0:
         tl.store(calls, tl.load(calls) + 1)

@@ -27,7 +27,7 @@ from sidecar.capture.cuda.cells import (
     integer_cells,
     widen,
 )
-from sidecar.capture.cuda.fold import PACKED
+from sidecar.capture.cuda.scratch import PACKED
 
 _SHARE = tl.constexpr(layout.HISTOGRAM_SHARE)
 _INFINITY = tl.constexpr(float("inf"))
@@ -174,7 +174,7 @@ def merge(
     rows_per_slot, tables, slots, chunks, groups, parts,
     GROUPS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Arguments as in `fold`, which left `groups` results of every channel and `parts` of lines.
+    """Arguments as in `fold`, which left `groups` results of every channel and `parts` of lines, as in `scratch`.
 
     Grid (blocks of CHANNELS + twice the entries of row_slot + HISTOGRAM_SHARE-th of the LINES x WIDTH tiles): each
     program adds to cells that are its own, but for the histogram.
