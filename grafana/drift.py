@@ -90,7 +90,7 @@ EFFECTS = Row("Effect sizes", (
     ),
     Panel(
         "Fréchet distance",
-        "Squared, of 32 projections of channel means (GPU: 5 request statistics), each in its standard deviations, the "
+        "Squared, of 32 projections of channel means, each in its standard deviations, the "
         "value expected without drift subtracted. Good: around 0.",
         "short", (_effect("sidecar_drift_frechet"),), 6, links=OF_A_TAP,
     ),

@@ -265,7 +265,7 @@ WASSERSTEIN = Metric(
 )  # fmt: skip
 FRECHET = Metric(
     "sidecar_drift_frechet", "gauge",
-    "Squared Frechet distance of 32 projections of channel means (GPU: 5 request statistics) from the reference, each "
+    "Squared Frechet distance of 32 projections of channel means from the reference, each "
     "in its standard deviations, its no-drift mean subtracted.", TAP,
 )  # fmt: skip
 TIMES_LEVEL = Metric(
@@ -424,12 +424,12 @@ DISTINCT = Metric(
 )  # fmt: skip
 PARTICIPATION = Metric(
     "sidecar_instability_participation_ratio", "gauge",
-    "Directions, of 32 projections (GPU: 5 statistics), in which requests differ, (tr C)^2 / tr(C^2), least of taps.",
+    "Directions, of 32 projections, in which requests differ, (tr C)^2 / tr(C^2), least of taps.",
     MODEL, "ratio",
 )  # fmt: skip
 EFFECTIVE_RANK = Metric(
     "sidecar_instability_effective_rank", "gauge",
-    "Directions, of 32 projections (GPU: 5 statistics), in which requests differ, by eigenvalues, least of all taps.",
+    "Directions, of 32 projections, in which requests differ, by eigenvalues, least of all taps.",
     MODEL,
 )  # fmt: skip
 SELF_SIMILARITY = Metric(
