@@ -266,12 +266,6 @@ def fold(
 
     values = length * tl.minimum(channels - block * WIDTH, WIDTH)
     if tl.max(tl.max(tl.where(s4 < _LARGEST, 0, 1), 1), 0) == 0:
-        # In this order nothing spills.
-        sizes_out(
-            integers, peaks, counts, group, channels, columns, inside,
-            slot, low, high, tl.sum(sizes, 0), ALONE,
-        )  # fmt: skip
-        projected = project(s1, columns, LINES, WIDTH)
         line1 = tl.sum(s1, 1).to(tl.float64)
         line2 = tl.sum(s2, 1).to(tl.float64)
         line3 = tl.sum(s3, 1).to(tl.float64)
@@ -285,11 +279,16 @@ def fold(
         neg_inf = nan
         subnormals = tl.sum(smalls // PACKED, 1) - zeros
         outliers = tl.sum(sizes // PACKED, 1)
+        sizes_out(
+            integers, peaks, counts, group, channels, columns, inside,
+            slot, low, high, tl.sum(sizes, 0), ALONE,
+        )  # fmt: skip
         vectors = tl.sum(length, 0).to(tl.float64)
         shift = tl.sum(s1, 0).to(tl.float64)
         total = shift + vectors * pivot64
         squares = tl.sum(s2, 0).to(tl.float64) + 2 * pivot64 * shift + vectors * pivot64 * pivot64
         sums_out(floats, sums, group, channels, columns, inside, total, squares, ALONE)
+        projected = project(s1, columns, LINES, WIDTH)
     else:
         (
             line1, line2, line3, line4, minimum, maximum, projected,
