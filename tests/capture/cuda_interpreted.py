@@ -159,6 +159,11 @@ def test_of_equal_magnitudes_the_first_requests_stays(path, value):
     assert (found.values == np.float32(value)).all()
 
 
+def test_of_equal_magnitudes_in_many_rows_that_of_the_lowest_slot_stays():
+    found = peaks_of(Fold(kernel, 8)(torch.ones(140, 1, 8), [1] * 128 + [0] * 12))
+    assert found.requests.tolist() == [0] * 8
+
+
 def test_the_requests_that_drove_a_channel_are_named(make_recorder, make_request, tap):
     recorder, kept = make_recorder(), Strongest([tap], "plain")
     state = recorder.states[tap]
