@@ -104,7 +104,7 @@ class Model:
             dropped=dict(recorder.dropped),
             failures=dict(recorder.guard.failures),
             silent=silent,
-            telemetry_seconds=spending.taps + spending.drain,
+            telemetry_seconds=spending.choosing + spending.taps + spending.drain,
             inference_seconds=self._inference_seconds,
             last_drain=self.observation.drainer.last,
             budget=self.governor.budget,
@@ -116,7 +116,10 @@ class Model:
         recorder = self.observation.recorder
         taps, charged = recorder.nanoseconds / 1e9, recorder.charged / 1e9
         return Spending(
-            self.executor.seconds - taps - charged, taps, self.observation.drainer.seconds + charged
+            self.executor.seconds - taps - charged,
+            taps,
+            self.observation.drainer.seconds + charged,
+            recorder.opening / 1e9,
         )
 
     def start(self) -> None:

@@ -85,6 +85,7 @@ def observe(
         shared=settings.instances > 1,
         outputs=capture.Outputs(logits, slots) if logits else None,
         inputs=_reservoir(settings, everything, clock),
+        parameters={capture.ROUTE, everything.drift.stratify_by},
     )
     if settings.ragged:
         recorder.tells_padding = _tells_padding(settings, plan)
@@ -95,7 +96,7 @@ def observe(
         # No tap reported its time: they are nodes of a graph.
         recorder.prices = capture.prices(plan, everything.capture.near_zero, recorder.bank.device)
     # Compiling kernels is a cost of starting, not of inference.
-    recorder.nanoseconds = 0
+    recorder.opening = recorder.nanoseconds = 0
     timeline = Timeline(taps, everything.timeline.pane_seconds, everything.timeline.keep_panes, clock)
     reference = Reference.load(settings.baseline) if settings.baseline else None
     if reference:

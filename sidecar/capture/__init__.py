@@ -9,11 +9,13 @@ from sidecar.capture.observe import as_rows
 from sidecar.capture.outputs import Outputs, logits_among
 from sidecar.capture.prices import prices
 from sidecar.capture.recorder import Recorder
+from sidecar.capture.routes import ROUTE
 from sidecar.capture.sampling import CHOICE, Choose
 from sidecar.capture.taps import UNKNOWN_DIMENSION, Placement, choose, plan
 
 __all__ = [
     "CHOICE",
+    "ROUTE",
     "UNKNOWN_DIMENSION",
     "Choose",
     "Drainer",

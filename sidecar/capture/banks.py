@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sidecar.capture.state import Contents, TapState
@@ -24,17 +26,19 @@ class Banks:
     """On a CPU, where what is written is there at once.
 
     bank: names the bank that is written. row_slot: slot of each row of the batch. Both int32, on the device.
+    staged: int32[max_rows], where the slots of the next batch are written before `send`.
     quiet: to be held while a CUDA graph is captured; a drain touches the device only when it holds it.
     """
 
     def __init__(self, max_rows: int, device: torch.device) -> None:
         self.bank = torch.zeros(1, dtype=torch.int32, device=device)
         self.row_slot = torch.full((max_rows,), -1, dtype=torch.int32, device=device)
+        # On a CPU the same memory.
+        self.staged: npt.NDArray[np.int32] = self.row_slot.cpu().numpy()
         self.quiet = threading.Lock()
 
-    def send(self, slots: torch.Tensor) -> bool:
+    def send(self) -> bool:
         """Give the rows of the next batch their slots; False where the device cannot take them now."""
-        self.row_slot.copy_(slots)
         return True
 
     def written(self) -> None:
@@ -70,24 +74,25 @@ class CudaBanks(Banks):
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         super().__init__(max_rows, device)
+        self.staged = self.staged.copy()
         self._cuda = cuda
         self._wait = wait
         self._stream = cuda.Stream(device)
         self._pinned = device.type == "cuda"
-        self._staged = torch.empty(_STAGES, max_rows, dtype=torch.int32, pin_memory=self._pinned)
+        self._stages = torch.empty(_STAGES, max_rows, dtype=torch.int32, pin_memory=self._pinned)
         self._sent = [cuda.Event() for _ in range(_STAGES)]
         self._stage = 0
         self._written, self._switched, self._copied = cuda.Event(), cuda.Event(), cuda.Event()
         self._host = torch.empty(0, dtype=torch.uint8)
 
-    def send(self, slots: torch.Tensor) -> bool:
+    def send(self) -> bool:
         sent = self._sent[self._stage]
         # An event must not be asked while a graph is captured.
         if self.quiet.locked() or not sent.query():
             return False
-        staged = self._staged[self._stage]
+        staged = self._stages[self._stage]
         self._stage = (self._stage + 1) % _STAGES
-        staged.copy_(slots)
+        staged.copy_(torch.from_numpy(self.staged))
         stream = self._cuda.current_stream(self.bank.device)
         stream.wait_event(self._switched)
         self.row_slot.copy_(staged, non_blocking=True)

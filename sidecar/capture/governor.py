@@ -33,12 +33,14 @@ _FRESH = 0.5
 class Spending(NamedTuple):
     """Seconds since the start: of inference without telemetry, of taps inside it, of what a drain brings to light.
 
-    drain: its own time, and that of taps which cannot report theirs.
+    drain: its own time, and that of taps which cannot report theirs. choosing: who is observed, which every request
+    costs.
     """
 
     inference: float
     taps: float
     drain: float
+    choosing: float = 0.0
 
 
 class TokenBucket:
@@ -104,7 +106,8 @@ class Governor:
         self._settled = self._at_start = Spending(0.0, 0.0, 0.0)
         self._arrived = self._sampled = self._undrained = 0
         self._advanced = 0.0
-        self._inference, self._tap, self._drain, self._pace = Average(), Average(), Average(), Average()
+        self._inference, self._choice, self._tap = Average(), Average(), Average()
+        self._drain, self._pace = Average(), Average()
 
     def sample(self, request: InferRequest) -> Sample | None:
         """None: leave it alone."""
@@ -139,6 +142,8 @@ class Governor:
         return None
 
     def _take(self, sample: Sample) -> Sample:
+        if not self._governs:
+            return sample
         self._sampled += 1
         self._undrained += 1
         # What the drain will cost is known only once it ran, a second later; it is paid in advance.
@@ -149,7 +154,7 @@ class Governor:
     def _settle(self) -> None:
         """Put into the bucket what was earned, and take out what was spent, since the last time."""
         now, before, at = self._spending(), self._settled, self._clock()
-        spent = now.taps - before.taps
+        spent = now.taps - before.taps + now.choosing - before.choosing
         if (drained := now.drain - before.drain) > 0:
             spent += drained - self._advanced
             self._drain.add(drained, self._undrained)
@@ -162,12 +167,14 @@ class Governor:
         self._settle()
         now, before = self._settled, self._at_start
         self._inference.add(now.inference - before.inference, self._arrived)
+        self._choice.add(now.choosing - before.choosing, self._arrived)
         self._tap.add(now.taps - before.taps, self._sampled)
         if seconds:
             self._pace.add((now.inference - before.inference) / seconds, 1)
             self.bucket.forgive(DEBT_SECONDS * self.budget * self._pace.value)
         if cost := self._tap.value + self._drain.value:
-            self.rate = min(self._asked, AIM * self.budget * self._inference.value / cost)
+            affordable = AIM * self.budget * self._inference.value - self._choice.value
+            self.rate = min(self._asked, max(affordable, 0.0) / cost)
         self._routes.measure(seconds)
         self._began = self._clock()
         self._at_start, self._arrived, self._sampled = now, 0, 0

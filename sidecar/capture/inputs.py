@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor, log, log1p
 from random import Random
 from sys import getsizeof
 
@@ -14,7 +15,9 @@ MOST_BYTES = 64 << 20
 
 
 class Reservoir:
-    """A uniform sample of the requests that were offered: algorithm R of Vitter, ACM TOMS 11, 1985.
+    """A uniform sample of the requests that were offered: algorithm L of Li, ACM TOMS 20, 1994.
+
+    It draws how many requests to leave out until the next one that is kept, so those cost next to nothing.
 
     most: inputs that are kept. A request that is larger than its share of MOST_BYTES is passed over.
     passed_over: such requests so far. One thread offers, any may read.
@@ -23,7 +26,8 @@ class Reservoir:
     def __init__(self, most: int, random: Random, clock: Clock) -> None:
         self.passed_over = 0
         self._most, self._random, self._clock = most, random, clock
-        self._offered = 0
+        self._offered = self._next = 0
+        self._largest = 1.0
         self._kept: list[KeptInput] = []
 
     def offer(self, request: InferRequest) -> None:
@@ -33,11 +37,22 @@ class Reservoir:
             self.passed_over += 1
             return
         self._offered += 1
-        place = self._random.randrange(self._offered)
         if len(self._kept) < self._most:
             self._kept.append(self._copy(request))
-        elif place < self._most:
-            self._kept[place] = self._copy(request)
+            if len(self._kept) == self._most:
+                self._skip()
+        elif self._offered == self._next:
+            self._kept[self._random.randrange(self._most)] = self._copy(request)
+            self._skip()
+
+    def _skip(self) -> None:
+        """Draw which request is kept next.
+
+        As if each had a random number and the smallest were kept: the largest of those is all that needs to be known.
+        """
+        self._largest *= self._random.random() ** (1 / self._most)
+        left_out = floor(log(1 - self._random.random()) / log1p(-self._largest))
+        self._next = self._offered + left_out + 1
 
     def kept(self) -> tuple[KeptInput, ...]:
         return tuple(self._kept)

@@ -60,6 +60,8 @@ from sidecar.sketch import BINS, PROJECTIONS, SIGN_HASH
 # numba knows compiled code by the text of this file alone: a hash of what else goes into it, which a test holds.
 COMPILED_WITH = "a8b479b7a7338c2c"
 
+CALL_FIELDS = 17
+
 # float32 adds up at most this many values of a channel, and then this many of such sums.
 _TILE_POSITIONS = 32
 _TILES_HELD = 31
@@ -301,16 +303,19 @@ def _zeros(histogram):
 
 
 @njit(cache=True, nogil=True)
-def observe(
-    address, kind, rows, positions, channels, row_step, position_step, channel_step,
-    row_slot_address, rows_per_slot, bank_address, histogram_address, integers_address, floats_address,
-    projections_address, peaks_address, slots, near_zero,
-):  # fmt: skip
-    """Fold x[rows, positions, channels] (element strides given) into the bank that is being written.
+def observe(address, call_address):
+    """Fold an activation into the bank that is being written.
 
-    Addresses are of live, contiguous memory of the types in `layout`; row r belongs to the slot
+    address: of its first element. call_address: of int64[CALL_FIELDS], so that a call costs Python two numbers: the
+    kind, rows, positions and channels of x, element strides of these three, `OpState.addresses`, and the bits of
+    near_zero. Addresses are of live, contiguous memory of the types in `layout`; row r belongs to the slot
     row_slot[r // rows_per_slot], and a negative slot is not observed.
     """
+    call = carray(pointer(call_address, np.int64(0)), (CALL_FIELDS,))
+    kind, rows, positions, channels, row_step, position_step, channel_step = call[:7]
+    row_slot_address, rows_per_slot, bank_address, histogram_address, integers_address = call[7:12]
+    floats_address, projections_address, peaks_address, slots = call[12:16]
+    near_zero = carray(pointer(call_address, np.float64(0)), (CALL_FIELDS,))[16]
     writing = carray(pointer(bank_address, np.int32(0)), (1,))[0]
     histogram = carray(pointer(histogram_address, np.int32(0)), (2, HISTOGRAM_TABLES, BINS))[writing]
     integer_cells = 2 * channels + slots * SLOT_COUNTS + CALL_CELLS

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sidecar.capture import kernel_cpu
@@ -20,57 +22,56 @@ _KINDS = {
     torch.float16: FLOAT16,
 }
 
+_MOST_LAYOUTS = 1024
+"""That a tap knows at a time."""
+
 
 def observe(x: torch.Tensor, channel_dim: int, state: OpState) -> None:
     """Fold x into the bank that is being written.
 
     Raises ValueError for an activation that would reach beyond the state.
     """
-    _fold_rows(x, channel_dim, *state.bounds(), state.addresses())
+    _known_folder(channel_dim, state.addresses(), *state.bounds(), state.near_zero)(x)
 
 
 def bind(channel_dim: int, state: OpState) -> Callable[[torch.Tensor], None]:
-    """The same with everything but x fixed and looked up."""
-    addresses = state.addresses()
-    most_rows, channels = state.bounds()
+    """The same with everything but x fixed. It keeps the state alive."""
+    return _folder(channel_dim, state.addresses(), *state.bounds(), state.near_zero, state)
 
-    def fold(x: torch.Tensor, _alive: object = state) -> None:
-        _fold_rows(x, channel_dim, most_rows, channels, addresses)
+
+def _folder(
+    channel_dim: int,
+    addresses: tuple[int, ...],
+    most_rows: int,
+    channels: int,
+    near_zero: float,
+    alive: object = None,
+) -> Callable[[torch.Tensor], None]:
+    """A fold that makes what the kernel is told once for each layout of x."""
+    known: dict[object, tuple[int, npt.NDArray[np.int64]]] = {}
+
+    def fold(x: torch.Tensor, _alive: object = alive) -> None:
+        if not x.is_cpu:
+            raise ValueError(f"an activation on {x.device} cannot be observed on a CPU")
+        layout = x.shape, x.stride(), x.dtype
+        call = known.get(layout)
+        if call is None:
+            rows = as_rows(x if x.dtype in _KINDS else x.float(), channel_dim)
+            if not rows.numel():
+                return
+            check_bounds(rows.shape[0], rows.shape[2], most_rows, channels)
+            cells = np.array([_KINDS[rows.dtype], *rows.shape, *rows.stride(), *addresses, 0], dtype=np.int64)
+            cells[-1:].view(np.float64)[0] = near_zero
+            call = cells.ctypes.data, cells
+            # What is a copy lies elsewhere every time.
+            if rows.data_ptr() == x.data_ptr():
+                if len(known) == _MOST_LAYOUTS:
+                    known.clear()
+                known[layout] = call
+            x = rows
+        _fold(x.data_ptr(), call[0])
 
     return fold
 
 
-@lru_cache(maxsize=1024)
-def _walk(shape: tuple[int, ...], strides: tuple[int, ...], channel_dim: int) -> tuple[int, ...] | None:
-    """Rows, positions and channels of an activation and the strides of each, or None if no strides lead through it.
-
-    What `as_rows` says with views, which cost as much as a small activation does, once for each shape.
-    """
-    if len(shape) == 1:
-        return shape[0], 1, 1, strides[0], 1, 1
-    channel_dim = range(len(shape))[channel_dim]
-    positions = position_step = 1
-    for dim in reversed(range(1, len(shape))):
-        if dim == channel_dim or shape[dim] == 1:
-            continue
-        if positions == 1:
-            position_step = strides[dim]
-        elif strides[dim] != positions * position_step:
-            return None
-        positions *= shape[dim]
-    return shape[0], positions, shape[channel_dim], strides[0], position_step, strides[channel_dim]
-
-
-def _fold_rows(
-    x: torch.Tensor, channel_dim: int, most_rows: int, channels: int, state: tuple[float, ...]
-) -> None:
-    if (kind := _KINDS.get(x.dtype)) is None:
-        x, kind = x.float(), FLOAT32
-    if not x.is_cpu:
-        raise ValueError(f"an activation on {x.device} cannot be observed on a CPU")
-    if (walk := _walk(x.shape, x.stride(), channel_dim)) is None:
-        x = as_rows(x, channel_dim)
-        walk = *x.shape, *x.stride()
-    check_bounds(walk[0], walk[2], most_rows, channels)
-    if walk[0] and walk[1] and channels:
-        _fold(x.data_ptr(), kind, *walk, *state)
+_known_folder = lru_cache(maxsize=1024)(_folder)

@@ -19,23 +19,28 @@ Array = npt.NDArray[Any]
 
 
 @njit(cache=True, nogil=True)
-def add(logits: Array, row_slot: Array, bucket: Array, sign: Array, slots: Array) -> None:
-    """logits [rows, classes]; row r is added to slots[row_slot[r]]: energy, margin, 1, then its projections."""
+def add(logits: Array, row_slot: Array, bucket: Array, sign: Array, slots: Array, predicted: Array) -> None:
+    """logits [rows, classes]; row r is added to slots[row_slot[r]]: energy, margin, 1, then its projections.
+
+    predicted[row_slot[r]] becomes the class of its largest logit.
+    """
     for row in range(len(logits)):
         slot = row_slot[row]
         if slot < 0:
             continue
-        first, second = -np.inf, -np.inf
-        for value in logits[row]:
+        first, second, largest = -np.inf, -np.inf, 0
+        for index in range(logits.shape[1]):
+            value = np.float64(logits[row, index])
             if value > first:
-                first, second = value, first
+                first, second, largest = value, first, index
             elif value > second:
                 second = value
         total = 0.0
-        for value in logits[row]:
+        for index in range(logits.shape[1]):
+            value = np.float64(logits[row, index])
             total += np.exp(value - first)
+            slots[slot, LOGIT_SUMS + bucket[index]] += sign[index] * value
         slots[slot, ENERGY] += first + np.log(total)
         slots[slot, MARGIN] += first - second
         slots[slot, OUTPUT_ROWS] += 1.0
-        for index in range(logits.shape[1]):
-            slots[slot, LOGIT_SUMS + bucket[index]] += sign[index] * logits[row, index]
+        predicted[slot] = largest

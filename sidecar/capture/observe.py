@@ -49,11 +49,11 @@ class OpState(NamedTuple):
     slots: int
     near_zero: float
 
-    def addresses(self) -> tuple[float, ...]:
-        """The CPU kernel's arguments after x. They stay true as long as the tensors live."""
+    def addresses(self) -> tuple[int, ...]:
+        """The arguments before `near_zero` for the CPU kernel. They stay true as long as the tensors live."""
         state = (self.bank, self.histogram, self.integers, self.floats, self.projections, self.peaks)
         pointers = (tensor.data_ptr() for tensor in state)
-        return (self.row_slot.data_ptr(), self.rows_per_slot, *pointers, self.slots, self.near_zero)
+        return (self.row_slot.data_ptr(), self.rows_per_slot, *pointers, self.slots)
 
     def bounds(self) -> tuple[int, int]:
         """The most rows that `row_slot` covers, and the channels that the state was made for."""

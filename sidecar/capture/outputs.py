@@ -69,10 +69,9 @@ class Outputs:
             logits = (logits.astype(np.uint32) << 16).view(np.float32)
         if len(logits) > len(row_slot):
             raise ValueError(f"output {self._name} has {len(logits)} rows, the batch {len(row_slot)} at most")
-        rows = row_slot[: len(logits)]
-        self._add(logits.astype(np.float64, copy=False), rows, self._bucket, self._sign, self._slots[bank])
-        observed = np.flatnonzero(rows >= 0)
-        self._predicted[bank, rows[observed]] = logits[observed].argmax(axis=1)
+        if logits.dtype == np.float16:
+            logits = logits.astype(np.float32)
+        self._add(logits, row_slot, self._bucket, self._sign, self._slots[bank], self._predicted[bank])
 
     def take(self, bank: int, used: int) -> OutputRows:
         """What the first `used` slots of a bank saw; they are empty afterwards."""

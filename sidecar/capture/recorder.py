@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +28,9 @@ from sidecar.types import Clock, InferRequest, Parameter, Tap, Tensor
 # The drain holds the lock for a few instructions; this is for the case that its thread is switched out there.
 _FLIP_SECONDS = 0.01
 
+LONGEST_ID = 256
+"""Characters of a request's id that are kept, as of the value of a parameter: clients choose how long they are."""
+
 _EVERY = Sample(weight=1.0, common=True)
 
 # Fourth powers about a pivot that lies further out would leave float32.
@@ -43,12 +46,13 @@ class Recorder:
     sampled, dropped: requests so far; exported as metrics.
     outputs: keeps what a classifier answers; None of other models.
     inputs: keeps copies of some requests' inputs; None where none are to be kept.
+    parameters: names of those of a request that readings bring.
     rows: of the batch that `open` announced last, by which taps tell whether they saw all of it.
     padded: where that batch has padding in what is observed, first row, end and length of each observed request, and
         bucket is the length of all; else empty.
     tells_padding: taps can leave padding out; where they cannot, requests that are padded are not observed.
-    nanoseconds: that taps reported so far. charged: those of the taps in `prices`, which report none; known
-        once they are drained.
+    opening: nanoseconds of `open` so far. nanoseconds: that taps reported so far. charged: those of the taps in
+        `prices`, which report none; known once they are drained.
     """
 
     DROP_REASONS = ("slots", "stuck", "busy", "padded")
@@ -56,7 +60,7 @@ class Recorder:
     def __init__(
         self, choose: Choose, guard: Guard, *,
         slots: int, max_rows: int, device: torch.device, clock: Clock, shared: bool = False,
-        outputs: Outputs | None = None, inputs: Reservoir | None = None,
+        outputs: Outputs | None = None, inputs: Reservoir | None = None, parameters: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.guard = guard
         self.sampled = 0
@@ -64,14 +68,13 @@ class Recorder:
         self.padded: list[tuple[int, int, int]] = []
         self.tells_padding = True
         self.dropped: Counter[str] = Counter(dict.fromkeys(self.DROP_REASONS, 0))
-        self.nanoseconds = self.charged = 0
+        self.opening = self.nanoseconds = self.charged = 0
         self.banks = banks_on(device, max(max_rows, 1))
         self.bank, self.row_slot = self.banks.bank, self.banks.row_slot
         self.states: dict[Tap, TapState] = {}
         self.prices: Mapping[Tap, Price] = {}
         self._clock = clock
         self.slots = slots
-        self._staged = torch.full((max(max_rows, 1),), -1, dtype=torch.int32)
         self._writing = 0
         self._used = [0, 0]
         self._batches = [0, 0]
@@ -80,6 +83,7 @@ class Recorder:
         self._traces = [[""] * slots, [""] * slots]
         self._ids = [[""] * slots for _ in range(2)]
         self._parameters: list[list[Mapping[str, Parameter]]] = [[{}] * slots for _ in range(2)]
+        self._told = parameters
         self._outputs = outputs
         self.inputs = inputs
         self._keep = guard.shield("sampling", self._offer, None)
@@ -90,7 +94,7 @@ class Recorder:
         self._retire_wanted = False
         self.open = guard.shield("sampling", self._open, False)
         self.answered = guard.shield("tap", self._answered, None)
-        self.choose = guard.shield("sampling", choose, None)
+        self.choose = choose
 
     def _open(self, requests: Sequence[InferRequest], *, always: bool = False) -> bool:
         """Give sampled requests a slot. True if the instrumented variant shall run, and then `close` must follow.
@@ -98,6 +102,13 @@ class Recorder:
         False: no request is sampled, all slots are taken, or an observed batch is stuck.
         always: observe all, uncounted, as the self-check does.
         """
+        started = time.perf_counter_ns()
+        try:
+            return self._choose(requests, always=always)
+        finally:
+            self.opening += time.perf_counter_ns() - started
+
+    def _choose(self, requests: Sequence[InferRequest], *, always: bool) -> bool:
         chosen = [_EVERY if always else self.choose(request) for request in requests]
         if not any(chosen):
             return False
@@ -115,7 +126,7 @@ class Recorder:
         self, requests: Sequence[InferRequest], chosen: Sequence[Sample | None], *, counted: bool
     ) -> bool:
         """False when all slots are taken, or the device cannot take them. Called with `_running` held."""
-        staged, row, used = self._staged.numpy(), 0, self._used[self._writing]
+        staged, row, used = self.banks.staged, 0, self._used[self._writing]
         sampled, has_padding = 0, False
         observed: list[tuple[int, int, int]] = []
         weights, common = self._weights[self._writing], self._common[self._writing]
@@ -133,7 +144,8 @@ class Recorder:
                 staged[first:row] = used
                 weights[used], common[used] = sample
                 traces[used] = request.trace.trace_id if request.trace is not None else ""
-                ids[used], parameters[used] = request.id, request.parameters
+                ids[used] = request.id[:LONGEST_ID]
+                parameters[used] = self._kept_of(request.parameters)
                 observed.append((first, row, request.length))
                 has_padding |= padded
                 used += 1
@@ -142,7 +154,7 @@ class Recorder:
                 self.dropped["slots"] += 1
         if not sampled:
             return False
-        if not self.banks.send(self._staged):
+        if not self.banks.send():
             self.dropped["stuck"] += sampled
             return False
         self._used[self._writing] = used
@@ -151,23 +163,27 @@ class Recorder:
         self.padded = observed if has_padding else []
         if counted:
             self.sampled += sampled
-            self._keep(requests, chosen)
+            if self.inputs is not None:
+                self._keep(requests, chosen)
         return True
 
+    def _kept_of(self, given: Mapping[str, Parameter]) -> Mapping[str, Parameter]:
+        if not given:
+            return given
+        kept = {name: given[name] for name in self._told if name in given}
+        return {name: one[:LONGEST_ID] if isinstance(one, str) else one for name, one in kept.items()}
+
     def _offer(self, requests: Sequence[InferRequest], chosen: Sequence[Sample | None]) -> None:
-        if self.inputs is None:
-            return
-        started = time.perf_counter_ns()
+        assert self.inputs
         for request, sample in zip(requests, chosen, strict=True):
             if sample is not None:
                 self.inputs.offer(request)
-        self.nanoseconds += time.perf_counter_ns() - started
 
     def _answered(self, outputs: Mapping[str, Tensor]) -> None:
         """What the batch that `open` announced gave; called before `close`."""
         if self._outputs:
             started = time.perf_counter_ns()
-            self._outputs.add(outputs, self._staged.numpy(), self._writing)
+            self._outputs.add(outputs, self.banks.staged, self._writing)
             self.nanoseconds += time.perf_counter_ns() - started
 
     def close(self) -> None:

@@ -25,8 +25,8 @@ SHARE, BURST_SECONDS = 0.005, 0.25
 """Of the time may go into pages, because requests are slower meanwhile, and so less than one in a hundred is. Up to so
 many seconds may be saved, which one Prometheus never uses up."""
 
-STALE_SECONDS = 5.0
-"""A page is never older, whatever pages cost."""
+STALE_SECONDS = 15.0
+"""A page is never older, whatever pages cost; the usual interval of a Prometheus."""
 
 Encode = Callable[[Iterable[Family]], Iterator[bytes]]
 

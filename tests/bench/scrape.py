@@ -27,7 +27,7 @@ from sidecar.app import Sidecar
 
 LAYERS, WIDTH = 64, 64
 REFERENCE_REQUESTS = 500
-SCRAPERS, ROUNDS, ROUND_SECONDS = 50, 8, 3.0
+SCRAPERS, ROUNDS, ROUND_SECONDS = 50, 5, 8.0
 ROUNDS_TO_FILL = 22
 """As long as the drift window and a pane more."""
 

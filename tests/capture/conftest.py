@@ -104,6 +104,7 @@ def make_recorder():
         max_rows: int = 8,
         outputs: Outputs | None = None,
         inputs: Reservoir | None = None,
+        parameters: tuple[str, ...] = (),
         **settings,
     ) -> Recorder:
         cpu = torch.device("cpu")
@@ -117,6 +118,7 @@ def make_recorder():
             clock=lambda: 5.0,
             outputs=outputs,
             inputs=inputs,
+            parameters=parameters,
         )
         recorder.states[TAP] = TapState(TAP.channels, slots, cpu)
         return recorder

@@ -109,7 +109,7 @@ def test_nothing_is_asked_of_the_device_while_a_graph_is_captured(banks, states,
     thread = threading.Thread(target=lambda: brought.append(banks.fetch(states, 0)))
     with banks.quiet:
         thread.start()
-        assert not banks.send(torch.zeros(ROWS, dtype=torch.int32))
+        assert not banks.send()
         assert not cuda.calls
         assert not cuda.queries
     thread.join(60)
@@ -117,7 +117,8 @@ def test_nothing_is_asked_of_the_device_while_a_graph_is_captured(banks, states,
 
 
 def test_a_batch_gets_its_slots_after_the_switch_and_a_switch_comes_after_the_last_batch(banks, cuda):
-    banks.send(torch.tensor([4, -1, 5], dtype=torch.int32))
+    banks.staged[:] = [4, -1, 5]
+    banks.send()
     banks.written()
     banks.switch(1)
     (model, waits, switched), (_, _, sent), (_, records, written), side, *rest = cuda.calls
@@ -129,17 +130,19 @@ def test_a_batch_gets_its_slots_after_the_switch_and_a_switch_comes_after_the_la
 
 
 def test_a_host_that_runs_too_far_ahead_of_the_device_is_told_so(banks, cuda):
-    slots = torch.zeros(ROWS, dtype=torch.int32)
-    assert all(banks.send(slots) for _ in range(_STAGES))
+    banks.staged[:] = 0
+    assert all(banks.send() for _ in range(_STAGES))
     cuda.ready = False
-    assert not banks.send(slots + 1)
+    banks.staged[:] = 1
+    assert not banks.send()
     assert banks.row_slot.tolist() == [0, 0, 0]
 
 
 def test_slots_on_their_way_are_not_overwritten_by_the_next_batch(banks):
     for number in range(_STAGES):
-        banks.send(torch.full((ROWS,), number, dtype=torch.int32))
-    assert banks._staged[:, 0].tolist() == list(range(_STAGES))
+        banks.staged[:] = number
+        banks.send()
+    assert banks._stages[:, 0].tolist() == list(range(_STAGES))
 
 
 def test_clearing_waits_in_line_behind_the_copy(banks, states, cuda):

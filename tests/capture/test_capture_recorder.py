@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.capture import Outputs, Recorder
+from sidecar.capture.recorder import LONGEST_ID
 from sidecar.capture.sampling import Sample
 from sidecar.types import Tensor, TensorSpec
 
@@ -117,10 +118,10 @@ def test_the_self_checks_batch_is_not_counted_as_sampled(make_recorder, make_req
 def test_an_error_while_slots_are_given_is_counted_and_leaves_nothing_locked(make_recorder, make_request):
     recorder = make_recorder()
     batch = [make_request(1)]
-    recorder.banks.row_slot, row_slot = None, recorder.row_slot
+    recorder.banks.send, send = None, recorder.banks.send
     assert not recorder.open(batch)
     assert recorder.guard.failures["sampling"] == 1
-    recorder.banks.row_slot = row_slot
+    recorder.banks.send = send
     assert recorder.open(batch)
     assert recorder.dropped["stuck"] == 0
 
@@ -251,8 +252,14 @@ def test_what_is_always_observed_stands_for_itself(make_recorder, make_request, 
 def test_a_reading_brings_ids_parameters_and_answers_of_the_sampled_requests(
     make_recorder, make_request, run_batch
 ):
-    recorder = make_recorder(outputs=Outputs(TensorSpec("logits", "FP32", (-1, 3)), 16))
-    batch = [make_request(1, rows=2), make_request(2, sidecar_sample=False), make_request(3, route="eu")]
+    recorder = make_recorder(
+        outputs=Outputs(TensorSpec("logits", "FP32", (-1, 3)), 16), parameters=("route",)
+    )
+    batch = [
+        make_request(1, rows=2),
+        make_request(2, sidecar_sample=False),
+        make_request(3, route="eu", other=1),
+    ]
     assert recorder.open(batch)
     run_batch(recorder, batch)
     recorder.answered({"logits": Tensor("FP32", np.eye(4, 3, dtype=np.float32))})
@@ -271,3 +278,13 @@ def test_an_answer_of_another_shape_is_counted_and_harms_nobody(make_recorder, m
     recorder.close()
     assert recorder.guard.failures["tap"] == 1
     assert recorder.drain(0.0).outputs.predicted.tolist() == [-1]
+
+
+def test_of_an_id_and_a_parameter_that_a_client_made_long_the_beginning_is_kept(
+    make_recorder, make_request, run_batch
+):
+    recorder = make_recorder(parameters=("route",))
+    long = "7" * 1_000
+    observe_batch(recorder, run_batch, [make_request(long, route=long)])
+    reading = recorder.drain(0.0)
+    assert [len(reading.ids[0]), len(reading.parameters[0]["route"])] == [LONGEST_ID, LONGEST_ID]

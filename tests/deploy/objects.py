@@ -15,6 +15,7 @@ import kubernetes_validate
 OLDEST, NEWEST = "1.25", "1.34"
 
 Schema = dict[str, Any]
+Objects = list[dict[str, Any]]
 STRING: Schema = {"type": "string", "minLength": 1}
 PORT: Schema = {"type": "integer", "minimum": 1, "maximum": 65535}
 COUNT: Schema = {"type": "integer", "minimum": 0}
@@ -87,7 +88,7 @@ SPECS: dict[tuple[str, str], Schema] = {
                     {"modelFormat": record({"name": STRING}, version=STRING)},
                     runtime=STRING, protocolVersion=STRING, storageUri=STRING,
                 )},
-                minReplicas=COUNT,
+                minReplicas=COUNT, terminationGracePeriodSeconds=COUNT, enableServiceLinks={"type": "boolean"},
             )
         }
     ),
@@ -110,10 +111,47 @@ def validate(found: dict[str, Any]) -> None:
         validate({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "of-the-runtime"}, "spec": pod})
 
 
-def pods(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def one(objects: Objects, kind: str, name: str | None = None) -> dict[str, Any]:
+    """The only object of the kind, or the one of them that has the name."""
+    (found,) = [
+        candidate
+        for candidate in objects
+        if candidate["kind"] == kind and name in (None, candidate["metadata"]["name"])
+    ]
+    return found
+
+
+def pods(objects: Objects) -> Objects:
     """Specs of the pods that the objects make."""
-    found = [one["spec"]["template"]["spec"] for one in objects if one["kind"] == "Deployment"]
+    found = [
+        one["spec"]["template"]["spec"] for one in objects if one["kind"] in ("Deployment", "StatefulSet")
+    ]
     return found + [one["spec"] for one in objects if one["kind"] == "ServingRuntime"]
+
+
+def environment(objects: Objects) -> dict[str, str]:
+    """Of the only container of the only pod."""
+    (pod,) = pods(objects)
+    (container,) = pod["containers"]
+    return {variable["name"]: variable["value"] for variable in container.get("env", [])}
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """A label selector of Kubernetes, as far as `deploy/` uses them."""
+    expressions = selector.get("matchExpressions", [])
+    assert all(expression["operator"] == "In" for expression in expressions)
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels.get(expression["key"]) in expression["values"] for expression in expressions
+    )
+
+
+def admits(policy: dict[str, Any], port: str | int, labels: dict[str, str]) -> bool:
+    """Whether a NetworkPolicy lets a pod of its own namespace in at a port."""
+    return any(
+        {"port": port} in rule["ports"]
+        and any(selects(peer["podSelector"], labels) for peer in rule["from"] if "podSelector" in peer)
+        for rule in policy["spec"].get("ingress", [])
+    )
 
 
 def hardened(pod: dict[str, Any]) -> bool:
@@ -127,3 +165,8 @@ def hardened(pod: dict[str, Any]) -> bool:
         and own["capabilities"] == {"drop": ["ALL"]}
         for container in pod["containers"]
     )
+
+
+def one_source_each(pod: dict[str, Any]) -> bool:
+    """Whether no volume has two sources or none, which the schemas let pass and no API server does."""
+    return all(len(volume.keys() - {"name"}) == 1 for volume in pod.get("volumes", []))

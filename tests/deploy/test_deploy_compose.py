@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,21 @@ def test_the_sidecar_runs_hardened() -> None:
     assert sidecar["read_only"] is True
     assert sidecar["cap_drop"] == ["ALL"]
     assert sidecar["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_caches_may_hold_libraries_that_are_loaded_from_them() -> None:
+    run_by_hand = re.findall(r"--tmpfs (\S+)", (ROOT / "deploy/Dockerfile").read_text())
+    assert run_by_hand == SERVICES["sidecar"]["tmpfs"] == ["/tmp:exec"]
+
+
+def test_the_page_is_where_links_in_grafana_lead() -> None:
+    (page,) = {
+        variable["query"]
+        for path in sorted((ROOT / "grafana/dashboards").glob("*.json"))
+        for variable in json.loads(path.read_text())["templating"]["list"]
+        if variable["name"] == "page"
+    }
+    assert f"{page.removeprefix('http://')}:8002" in SERVICES["sidecar"]["ports"]
 
 
 def test_prometheus_is_configured_as_shipped_but_for_addresses() -> None:

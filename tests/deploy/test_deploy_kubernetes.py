@@ -5,15 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
-from tests.deploy.objects import SPECS, hardened, pods, validate
+from sidecar import settings
+from tests.deploy.objects import SPECS, Objects, admits, environment, hardened, one, pods, validate
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
@@ -24,38 +23,13 @@ FILES = [
     if path.name != "kustomization.yaml"
 ]
 OVERLAYS = [DEPLOY / "kserve", *sorted((DEPLOY / "kubernetes/overlays").iterdir())]
+SERVING = ["in-path", "shadow", "gpu", "tls"]
 
-Objects = list[dict[str, Any]]
 Build = Callable[[Path], Objects]
 
 
 def named(path: Path) -> str:
     return str(path.relative_to(DEPLOY))
-
-
-@pytest.fixture(scope="module")
-def build(program: Callable[[str], Path]) -> Build:
-    """Folder of an overlay -> the objects that kustomize makes of it."""
-
-    @cache
-    def built(folder: Path) -> Objects:
-        done = subprocess.run(
-            [program("kubectl"), "kustomize", folder], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return list(yaml.safe_load_all(done.stdout))
-
-    return built
-
-
-def one(objects: Objects, kind: str) -> dict[str, Any]:
-    (found,) = [candidate for candidate in objects if candidate["kind"] == kind]
-    return found
-
-
-def environment(objects: Objects) -> dict[str, str]:
-    (container,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
-    return {variable["name"]: variable["value"] for variable in container.get("env", [])}
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
@@ -82,7 +56,7 @@ def test_every_pod_meets_the_restricted_profile_with_a_read_only_root(overlay: P
     assert all(hardened(pod) for pod in pods(build(overlay)))
 
 
-@pytest.mark.parametrize("overlay", ["in-path", "shadow", "gpu", "tls"])
+@pytest.mark.parametrize("overlay", SERVING)
 def test_everything_selects_the_pods_of_the_deployment(overlay: str, build: Build) -> None:
     objects = build(DEPLOY / "kubernetes/overlays" / overlay)
     deployment = one(objects, "Deployment")["spec"]
@@ -98,7 +72,7 @@ def test_everything_selects_the_pods_of_the_deployment(overlay: str, build: Buil
     assert monitored.items() <= one(objects, "Service")["metadata"]["labels"].items()
 
 
-@pytest.mark.parametrize("overlay", ["in-path", "shadow", "gpu", "tls"])
+@pytest.mark.parametrize("overlay", SERVING)
 def test_the_pods_mount_the_configuration_that_is_generated(overlay: str, build: Build) -> None:
     objects = build(DEPLOY / "kubernetes/overlays" / overlay)
     volumes = one(objects, "Deployment")["spec"]["template"]["spec"]["volumes"]
@@ -107,13 +81,60 @@ def test_the_pods_mount_the_configuration_that_is_generated(overlay: str, build:
     }
 
 
+@pytest.mark.parametrize("overlay", ["in-path", "gpu", "tls"])
+def test_a_client_needs_no_other_label_than_the_one_for_clients(overlay: str, build: Build) -> None:
+    policy = one(build(DEPLOY / "kubernetes/overlays" / overlay), "NetworkPolicy")
+    assert admits(policy, "grpc", {"activation-sidecar/client": "true"})
+
+
+@pytest.mark.parametrize("overlay", SERVING)
+def test_a_pod_without_the_label_for_clients_is_not_let_in(overlay: str, build: Build) -> None:
+    objects = build(DEPLOY / "kubernetes/overlays" / overlay)
+    own = one(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    policy = one(objects, "NetworkPolicy")
+    assert not any(admits(policy, port, labels) for port in ("grpc", "metrics") for labels in ({}, own))
+
+
+@pytest.mark.parametrize("overlay", SERVING)
+def test_variables_of_services_cannot_be_taken_for_settings(overlay: str, build: Build) -> None:
+    (pod,) = pods(build(DEPLOY / "kubernetes/overlays" / overlay))
+    assert pod["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("overlay", SERVING)
+def test_pods_spread_over_nodes_where_they_can(overlay: str, build: Build) -> None:
+    deployment = one(build(DEPLOY / "kubernetes/overlays" / overlay), "Deployment")["spec"]
+    (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert spread["labelSelector"] == deployment["selector"]
+    assert (spread["topologyKey"], spread["whenUnsatisfiable"]) == (
+        "kubernetes.io/hostname",
+        "ScheduleAnyway",
+    )
+
+
+def test_a_pod_is_given_the_time_that_its_stop_may_take(build: Build) -> None:
+    server = settings.load(DEPLOY / "kubernetes/base/sidecar.toml", {}).server
+    (pod,) = pods(build(DEPLOY / "kubernetes/overlays/in-path"))
+    predictor = one(build(DEPLOY / "kserve"), "InferenceService")["spec"]["predictor"]
+    longest = server.shutdown_delay_seconds + 2 * server.grace_seconds
+    assert pod["terminationGracePeriodSeconds"] > longest
+    assert predictor["terminationGracePeriodSeconds"] > longest
+
+
 def test_the_shadow_gets_a_copy_of_what_another_service_answers(build: Build) -> None:
     objects = build(DEPLOY / "kubernetes/overlays/shadow")
-    (rule,) = one(objects, "GRPCRoute")["spec"]["rules"]
+    rule, _ = one(objects, "GRPCRoute")["spec"]["rules"]
     (mirror,) = rule["filters"]
     copied = mirror["requestMirror"]["backendRef"]["name"]
     assert copied == one(objects, "Service")["metadata"]["name"]
     assert copied not in {backend["name"] for backend in rule["backendRefs"]}
+
+
+def test_calls_that_are_not_copied_are_answered_all_the_same(build: Build) -> None:
+    inference, rest = one(build(DEPLOY / "kubernetes/overlays/shadow"), "GRPCRoute")["spec"]["rules"]
+    assert "filters" not in rest
+    assert [match["method"].keys() for match in rest["matches"]] == [{"service"}]
+    assert rest["backendRefs"] == inference["backendRefs"]
 
 
 def test_the_gpu_overlay_takes_the_image_and_the_device_for_it(build: Build) -> None:
@@ -132,9 +153,15 @@ def test_with_tls_no_port_is_insecure_and_probes_speak_https(build: Build) -> No
     assert {probe["httpGet"]["scheme"] for probe in probes} == {"HTTPS"}
 
 
-def test_the_attached_overlay_deploys_nothing(build: Build) -> None:
+@pytest.mark.parametrize(("overlay", "protocol"), [("in-path", "kubernetes.io/h2c"), ("tls", "https")])
+def test_the_service_says_what_its_grpc_port_speaks(overlay: str, protocol: str, build: Build) -> None:
+    ports = one(build(DEPLOY / "kubernetes/overlays" / overlay), "Service")["spec"]["ports"]
+    assert {port["name"]: port.get("appProtocol") for port in ports} == {"grpc": protocol, "metrics": None}
+
+
+def test_the_attached_overlay_deploys_nothing_and_closes_no_port_of_anothers_pods(build: Build) -> None:
     kinds = {found["kind"] for found in build(DEPLOY / "kubernetes/overlays/attached")}
-    assert kinds == {"PodMonitor", "NetworkPolicy", "PrometheusRule"}
+    assert kinds == {"PodMonitor", "PrometheusRule"}
 
 
 def test_the_prometheus_rule_holds_the_rules_as_they_are() -> None:

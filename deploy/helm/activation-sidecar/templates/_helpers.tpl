@@ -1,5 +1,7 @@
+{{- /* A StatefulSet's name and a hash of ten characters make a label together, which holds 63. */ -}}
 {{- define "sidecar.name" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name }}{{ end -}}
+{{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) }}
+{{- $name | trunc 52 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "sidecar.selector" -}}
@@ -22,4 +24,9 @@ metadata:
 
 {{- define "sidecar.probe" -}}
 httpGet: { path: {{ .path }}, port: metrics, scheme: {{ ternary "HTTPS" "HTTP" .tls }} }
+{{- end }}
+
+{{- /* Not a default of values.yaml: Helm would add it to labels that somebody chose instead. */ -}}
+{{- define "sidecar.clients" -}}
+{{- toYaml (.Values.networkPolicy.clients | default (dict "activation-sidecar/client" "true")) }}
 {{- end }}
