@@ -7,7 +7,7 @@ import asyncio
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import otel
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
@@ -61,15 +61,19 @@ class Sidecar:
         registry.register(StaleFiles(self._stale))
         console = application(
             Exposition(registry, settings.capture.drain_seconds),
-            watched,
-            window,
-            lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-            lambda authorization: tokens.role(authorization) is Role.ADMIN,
-            lambda: [name for name, stale in self._stale().items() if stale],
-            lambda: self._leaving,
-            self._memory.store,
+            Standing(
+                watched,
+                window,
+                stale=lambda: [name for name, stale in self._stale().items() if stale],
+                leaving=lambda: self._leaving,
+                store=self._memory.store,
+                keep_seconds=settings.capture.drain_seconds,
+            ),
+            Access(
+                admits=lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                sees_inputs=lambda authorization: tokens.role(authorization) is Role.ADMIN,
+            ),
             self._memory.api.routes(),
-            settings.capture.drain_seconds,
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False

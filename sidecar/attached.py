@@ -12,7 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from torch import nn
 
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError, ModelError
 from sidecar.export.activations import ActivationCollector
@@ -57,15 +57,12 @@ class Attached:
             tokens, certificates = Tokens(settings.server), tls.certificates(settings.server)
             console = application(
                 Exposition(registry, settings.capture.drain_seconds),
-                watched,
-                window,
-                lambda authorization: tokens.role(authorization) is not Role.NOBODY,
-                lambda authorization: tokens.role(authorization) is Role.ADMIN,
-                lambda: (),
-                lambda: False,
-                memory.store,
+                Standing(watched, window, store=memory.store, keep_seconds=settings.capture.drain_seconds),
+                Access(
+                    admits=lambda authorization: tokens.role(authorization) is not Role.NOBODY,
+                    sees_inputs=lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                ),
                 memory.api.routes(),
-                keep_seconds=settings.capture.drain_seconds,
             )
             http = HttpServer(console, settings.server, certificates.context() if certificates else None)
             self.port = http.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from sidecar.types import Clock
 VIEWS = ("overview", "layer", "neuron", "drift", "compare")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _SECONDS = 60.0
+_WIDTH, _USUAL_HEIGHT = 1280, 1800
 
 
 def write(
@@ -52,13 +54,21 @@ def photograph(report: Path, folder: Path, path: str) -> Iterator[Path]:
     privileges = ["--no-sandbox"] if os.geteuid() == 0 else []
     for view in VIEWS:
         picture = (folder / f"{view}.png").absolute()
-        with tempfile.TemporaryDirectory() as profile:
-            command = [
-                found[0], "--headless", *privileges, f"--user-data-dir={profile}", "--hide-scrollbars",
-                "--window-size=1280,1800", "--virtual-time-budget=10000", f"--screenshot={picture}",
-                f"{report.absolute().as_uri()}#/{view}",
-            ]  # fmt: skip
-            subprocess.run(command, check=False, timeout=_SECONDS, capture_output=True)
+        address = f"{report.absolute().as_uri()}#/{view}"
+        drawn = _headless(found[0], privileges, _USUAL_HEIGHT, "--dump-dom", address)
+        tall = re.search(rb'<html[^>]* data-height="(\d+)"', drawn)
+        height = int(tall[1]) if tall else _USUAL_HEIGHT
+        _headless(found[0], privileges, height, f"--screenshot={picture}", address)
         if not picture.exists():
             raise ConfigError(f"{found[0]} made no picture of {view}")
         yield picture
+
+
+def _headless(browser: str, privileges: list[str], height: int, wanted: str, address: str) -> bytes:
+    """What it writes to standard output. height: of its window, in pixels."""
+    with tempfile.TemporaryDirectory() as profile:
+        command = [
+            browser, "--headless", *privileges, f"--user-data-dir={profile}", "--hide-scrollbars",
+            f"--window-size={_WIDTH},{height}", "--virtual-time-budget=10000", wanted, address,
+        ]  # fmt: skip
+        return subprocess.run(command, check=False, timeout=_SECONDS, capture_output=True).stdout

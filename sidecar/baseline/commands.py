@@ -101,4 +101,5 @@ def compare_replicas(
 
 
 def _console() -> Console:
-    return Console(width=max(Console().width, _LEAST_WIDTH))
+    # Names in a baseline are somebody else's, and no markup.
+    return Console(width=max(Console().width, _LEAST_WIDTH), markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sidecar.drift import Reference
+from sidecar.drift.arrays import MOST_BYTES, kind_of
 from sidecar.errors import BaselineError, SketchError
 from sidecar.sketch import BINS, Channels, Counts, Histogram, Moments, TapSketch
 
@@ -48,7 +50,7 @@ def from_json(path: Path) -> Reference:
         read = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BaselineError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BaselineError(f"{path} is not JSON: {error}") from error
     if not isinstance(read, dict) or read.get("format") != FORMAT:
         raise BaselineError(f"{path} is not a baseline: its format must be {FORMAT!r}")
@@ -60,8 +62,14 @@ def from_json(path: Path) -> Reference:
         for index, sketch in enumerate(read["sketches"]):
             members[f"sketch{index}"] = np.frombuffer(_read_sketch(sketch).to_bytes(), np.uint8)
         return Reference.of_members(members)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, SketchError) as error:
+    except _NOT_WHOLE as error:
         raise BaselineError(f"{path} is not a whole baseline: {error!r}") from error
+
+
+_NOT_WHOLE = (
+    AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError, SketchError,
+    struct.error,
+)  # fmt: skip
 
 
 def _sketch(sketch: TapSketch) -> dict[str, Any]:
@@ -90,9 +98,9 @@ def _read_sketch(read: dict[str, Any]) -> TapSketch:
 
 
 def _array(entry: dict[str, Any]) -> npt.NDArray[Any]:
-    kind = np.dtype(entry["dtype"])
-    if kind.kind not in "fiubU":
-        raise ValueError(f"an array cannot be of {entry['dtype']}")
+    kind = kind_of(entry["dtype"])
+    if len(entry["values"]) * kind.itemsize > MOST_BYTES:
+        raise ValueError(f"an array cannot have more than {MOST_BYTES:,} bytes")
     return np.array(entry["values"]).astype(kind).reshape(entry["shape"])
 
 

@@ -307,15 +307,40 @@ class SideAnswer(Answer):
 
 
 class ComparedLayer(Answer):
-    """psi in nats and jensen_shannon (0..1) between the histograms, over 20 cells of equal mass on the left.
+    """Effect sizes between the histograms, each less what `no_drift` has of it.
 
-    Neither has its no-drift value subtracted. shift: of the mean, in the left side's standard deviations.
+    psi in nats and jensen_shannon (0..1) over 20 cells of equal mass on the left; kolmogorov_smirnov (0..1);
+    wasserstein and shift, the one of the mean, in the left side's standard deviations. A shift has a sign, and
+    without drift averages 0.
     """
 
     tap: TapAnswer
     psi: Number
     jensen_shannon: Number
+    kolmogorov_smirnov: Number
+    wasserstein: Number
     shift: Number
+    no_drift: Annotated[
+        dict[str, Number],
+        Field(
+            description="Effect -> its mean without drift between samples of so many requests, which is subtracted; "
+            "nothing is from one that is not there."
+        ),
+    ]
+    no_drift_from: Annotated[
+        str,
+        Field(
+            description="What that was measured on by resampling: the `reference`, or the panes of the `left` or the "
+            "`right` side. Empty where it is not known."
+        ),
+    ]
+    levels: Annotated[
+        dict[str, Number],
+        Field(description="Effect -> what 99.9% of samples without drift stay under; of a reference only."),
+    ]
+    times_level: Annotated[
+        Number, Field(description="The largest effect over its level, before anything is subtracted.")
+    ]
     left: SideAnswer
     right: SideAnswer
 

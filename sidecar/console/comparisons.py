@@ -19,7 +19,8 @@ from sidecar.console.answers import (
 from sidecar.console.course import spread
 from sidecar.console.questions import BaselinesQuestion, CompareQuestion, DriftQuestion, TapsQuestion
 from sidecar.console.scope import Scope, told
-from sidecar.drift.effects import Cells, divergences, signed_counts
+from sidecar.console.without_drift import WithoutDrift
+from sidecar.drift.values import value_effects
 from sidecar.sketch import TapSketch
 from sidecar.timeline import Subject
 from sidecar.timeline.statistics import STATISTICS
@@ -93,26 +94,28 @@ def compare(scope: Scope, asked: CompareQuestion) -> CompareAnswer:
     ]
     most = max(COMPARED_SKETCHES // (2 * max(len(pairs), 1)), 1)
     left, right = (replace(side, panes=spread(side.panes, most)) for side in (left, right))
+    without = WithoutDrift.of(scope, left, right, most)
     return CompareAnswer(
         left=left.covered(left.requests),
         right=right.covered(right.requests),
-        layers=[_compared(ours, left.sketch(ours), right.sketch(other)) for ours, other in pairs],
+        layers=[_compared(ours, left.sketch(ours), right.sketch(other), without) for ours, other in pairs],
     )
 
 
-def _compared(ours: Tap, left: TapSketch, right: TapSketch) -> ComparedLayer:
-    psi = js = moved = math.nan
-    if left.histogram.total and right.histogram.total:
-        cells = Cells.equal_mass(signed_counts(left))
-        expected, seen = (cells.counts(signed_counts(side)) for side in (left, right))
-        psi, js = map(float, divergences(seen, expected))
+def _compared(tap: Tap, left: TapSketch, right: TapSketch, without: WithoutDrift) -> ComparedLayer:
+    nodrift, measured_on = without.at(tap)
+    effects = value_effects(left, right, nodrift, without.shared)
+    moved = math.nan
     if left.moments.n and left.moments.variance > 0:
         moved = (right.moments.mean - left.moments.mean) / left.moments.stddev
     return ComparedLayer(
-        tap=told(ours),
-        psi=psi,
-        jensen_shannon=js,
+        tap=told(tap),
+        **effects.sizes,
         shift=moved,
+        no_drift=dict(effects.no_drift),
+        no_drift_from=measured_on,
+        levels=dict(effects.levels),
+        times_level=effects.times_level,
         left=_described(left),
         right=_described(right),
     )

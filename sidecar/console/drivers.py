@@ -77,7 +77,9 @@ def inputs(scope: Scope, asked: InputsQuestion) -> InputsAnswer:
         found = scope.reruns.of(replay, tap, asked.channel)
     except ModelError as error:
         raise NotReadyError(str(error)) from error
-    scope.require(len(found), "inputs were run again so far")
+    if len(found) < scope.min_requests:
+        detail = f"{len(found)} of {kept} inputs were run again so far, and it takes {scope.min_requests}"
+        return _nothing(tap, asked, detail, replay.passed_over, kept, len(found))
     together = Together.empty(tap.channels, asked.channel)
     for one in found:
         together.merge(one.together)
@@ -98,9 +100,11 @@ def inputs(scope: Scope, asked: InputsQuestion) -> InputsAnswer:
     )
 
 
-def _nothing(tap: Tap, asked: InputsQuestion, detail: str, passed_over: int = 0) -> InputsAnswer:
+def _nothing(
+    tap: Tap, asked: InputsQuestion, detail: str, passed_over: int = 0, kept: int = 0, rerun: int = 0
+) -> InputsAnswer:
     return InputsAnswer(
-        tap=told(tap), channel=asked.channel, detail=detail, kept=0, rerun=0, passed_over=passed_over,
+        tap=told(tap), channel=asked.channel, detail=detail, kept=kept, rerun=rerun, passed_over=passed_over,
         histogram=None, together=[], inputs=[],
     )  # fmt: skip
 

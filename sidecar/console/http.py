@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -33,24 +33,41 @@ INPUTS_PATH = "/api/v1/inputs"
 """It shows what clients sent."""
 
 
+Admits = Callable[[bytes | None], bool]
+"""Whether a header `authorization`, or none, is good enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """admits: to the port. sees_inputs: to inputs that were kept."""
+
+    admits: Admits
+    sees_inputs: Admits
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the process stands, as /readyz and /api/v1/status tell it.
+
+    window_seconds: what effect sizes are computed over. stale: settings of files whose new content cannot be used.
+    leaving: the server will stop soon. store: how the panes on disk fare; None where none are kept.
+    keep_seconds: for how long a status is given out again; the interval of the drain.
+    """
+
+    watched: Sequence[Watched]
+    window_seconds: float
+    stale: Callable[[], Collection[str]] = tuple
+    leaving: Callable[[], bool] = lambda: False
+    store: Callable[[], StoreStatus] | None = None
+    keep_seconds: float = 0.0
+
+
 def application(
-    exposition: Exposition,
-    watched: Sequence[Watched],
-    window_seconds: float,
-    admits: Callable[[bytes | None], bool],
-    sees_inputs: Callable[[bytes | None], bool],
-    stale: Callable[[], Collection[str]],
-    leaving: Callable[[], bool],
-    store: Callable[[], StoreStatus] | None = None,
-    more: Sequence[Route] = (),
-    keep_seconds: float = 0.0,
+    exposition: Exposition, standing: Standing, access: Access, more: Sequence[Route] = ()
 ) -> Starlette:
     """The paths of the port; all but /livez, /readyz and what is in the page ask who is there.
 
-    admits: whether a header `authorization`, or none, is good enough. sees_inputs: the same for inputs that were kept.
-    stale: settings of files whose new content cannot be used. leaving: the server will stop soon.
-    store: how the panes on disk fare; None where none are kept. more: paths of the API.
-    keep_seconds: for how long a status is given out again; the interval of the drain.
+    more: paths of the API.
     """
 
     async def metrics(request: Request) -> Response:
@@ -77,18 +94,23 @@ def application(
                 "instrumented": telemetry.instrumented,
                 "detail": telemetry.detail,
             }
-            for source, telemetry in ((source, source.status()) for source in tuple(watched))
+            for source, telemetry in ((source, source.status()) for source in tuple(standing.watched))
         ]
-        ready = not leaving() and all(model["ready"] for model in models)
-        answer = {"ready": ready, "stopping": leaving(), "stale_files": list(stale()), "models": models}
+        ready = not standing.leaving() and all(model["ready"] for model in models)
+        answer = {
+            "ready": ready,
+            "stopping": standing.leaving(),
+            "stale_files": list(standing.stale()),
+            "models": models,
+        }
         return JSONResponse(answer, status_code=200 if ready else 503)
 
     def everything() -> bytes:
-        models = [model_status(source, window_seconds) for source in tuple(watched)]
-        kept = asdict(store()) if store else None
+        models = [model_status(source, standing.window_seconds) for source in tuple(standing.watched)]
+        kept = asdict(standing.store()) if standing.store else None
         return json.dumps({"models": models, "store": kept}).encode()
 
-    shared = Shared(everything, keep_seconds, time.monotonic)
+    shared = Shared(everything, standing.keep_seconds, time.monotonic)
 
     async def status(_: Request) -> Response:
         try:
@@ -104,10 +126,10 @@ def application(
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/api/v1/status", status),
-            *comparison.routes(watched),
+            *comparison.routes(standing.watched),
             *more,
         ],
-        middleware=[Middleware(Guard, admits=admits, sees_inputs=sees_inputs)],
+        middleware=[Middleware(Guard, access=access)],
     )
 
 
@@ -117,13 +139,8 @@ class Guard:
     A connection without the certificate that others need has `certified` False in its scope's state.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        admits: Callable[[bytes | None], bool],
-        sees_inputs: Callable[[bytes | None], bool],
-    ) -> None:
-        self._app, self._admits, self._sees_inputs = app, admits, sees_inputs
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._refusal(scope) or self._app)(scope, receive, send)
@@ -137,8 +154,8 @@ class Guard:
             return None
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         authorization = given[0] if len(given) == 1 else None
-        if self._admits(authorization):
-            if scope["path"] != INPUTS_PATH or self._sees_inputs(authorization):
+        if self._access.admits(authorization):
+            if scope["path"] != INPUTS_PATH or self._access.sees_inputs(authorization):
                 return None
             text = "kept inputs are shown for a token of server.admin_token_file only"
             return JSONResponse({"error": text}, 403)

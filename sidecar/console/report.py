@@ -16,8 +16,8 @@ from sidecar.errors import InvalidInputError, RequestError, WithheldError
 from sidecar.timeline import Subject
 from sidecar.timeline.statistics import STATISTICS
 
-UNITS = 8
-"""Of each layer the course of so many units is told: its spikes, and those of largest magnitude."""
+UNITS = 3
+"""Of each layer the course of so many units is told for each reason that a reader may have to ask about one."""
 
 _LISTED = 20
 _SPIKES = 40
@@ -102,15 +102,21 @@ class _Writer:
         key, layer = self._asked("GetLayer", {**where, **self._range}, spikes=_SPIKES)
         yield key, layer
         yield self._asked("GetHistogram", {**where, **self._range}, per_octave=4)
-        listed: dict[int, None] = {one["channel"]: None for one in layer.get("spikes", [])[: UNITS // 2]}
+        told: dict[int, list[str]] = {}
         wanted = [(Filter.ALL, order) for order in Order]
         for filtered, order in [*wanted, *((one, Order.ABSMAX) for one in _PAGED)]:
             asked = {**where, **self._range, "filter": filtered.value, "order": order.value}
             key, found = self._asked("ListNeurons", asked, limit=_LISTED)
-            if order is Order.ABSMAX:
-                listed |= {one["channel"]: None for one in found.get("neurons", [])}
+            if reason := _REASONS.get((filtered, order)):
+                known = [one for one in found.get("neurons", []) if order is not Order.SHIFT or one["shift"]]
+                for one in known[:UNITS]:
+                    told.setdefault(one["channel"], []).append(reason)
             yield key, found | {"next_offset": None}
-        for channel in list(listed)[:UNITS]:
+        for one in layer.get("spikes", [])[:UNITS]:
+            told.setdefault(one["channel"], []).append("a spike")
+        units = [{"channel": channel, "reasons": reasons} for channel, reasons in told.items()]
+        yield f"units layer={tap.layer} site={tap.site}", {"units": units}
+        for channel in told:
             yield self._asked("GetNeuron", {**where, **along, "channel": channel}, points=300)
 
     def _compared(self) -> Iterator[tuple[str, object]]:
@@ -147,5 +153,10 @@ class _Writer:
             return key, {"refused": str(error)}
 
 
+_REASONS = {
+    (Filter.ALL, Order.ABSMAX): "largest magnitude",
+    (Filter.ALL, Order.SHIFT): "moved most",
+    (Filter.DEAD, Order.ABSMAX): "dead",
+}
 _PAGED = (Filter.DEAD, Filter.ALWAYS_ON, Filter.MASSIVE)
 _OF_RANGE = ("begin", "end", "step")

@@ -82,15 +82,21 @@ class Scope:
         if not asked.source:
             subject = self.subject(asked)
             return Seen(self, subject, self.panes(subject, asked), None, "")
-        recorded = self._judged_by(asked) if asked.source == "reference" else self.elsewhere[Place.of(asked)]
+        recorded = (
+            self._live_reference(asked) if asked.source == "reference" else self.elsewhere[Place.of(asked)]
+        )
         subject = Subject(recorded.model, recorded.version, recorded.taps)
         return Seen(self, subject, (), recorded, asked.source)
 
-    def _judged_by(self, asked: Range) -> Reference:
-        subject = self.subject(asked)
+    def judged_by(self, subject: Subject) -> Reference | None:
+        """What a version is compared with while it is served."""
         watched = self.of(subject)
-        if watched and watched.monitor and watched.monitor.reference:
-            return watched.monitor.reference
+        return watched.monitor.reference if watched and watched.monitor else None
+
+    def _live_reference(self, asked: Range) -> Reference:
+        subject = self.subject(asked)
+        if reference := self.judged_by(subject):
+            return reference
         raise InvalidInputError(
             f"{subject.model} version {subject.version} has no reference now: it is recorded still, or not observed"
         )
@@ -121,8 +127,7 @@ class Scope:
 
     def reference(self, subject: Subject, tap: Tap) -> TapSketch | None:
         """What the tap is compared with, if that is known and may be shown."""
-        watched = self.of(subject)
-        reference = watched.monitor.reference if watched and watched.monitor else None
+        reference = self.judged_by(subject)
         if reference is None or reference.requests < self.min_requests:
             return None
         for known, sketch in zip(reference.taps, reference.sketches, strict=True):

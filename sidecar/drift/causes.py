@@ -106,7 +106,7 @@ def cause(suspect: Suspect, names: Sequence[str], reference: Requests, window: R
         requests=_extreme(reference.rows, window),
         sentence="",
     )
-    return _with_sentence(found, suspect.nonfinite)
+    return _with_sentence(found, suspect.nonfinite, window.groups)
 
 
 def shown(ids: Sequence[str], keep: KeepIds) -> tuple[str, ...]:
@@ -126,18 +126,19 @@ def _extreme(reference: Weighted, window: Requests) -> tuple[tuple[str, float], 
     return tuple((window.ids[row], float(distance[row])) for row in order if distance[row] > 0)
 
 
-def _with_sentence(found: Cause, nonfinite: int) -> Cause:
+def _with_sentence(found: Cause, nonfinite: int, groups: Groups) -> Cause:
     parts = [f"drift begins at layer {found.tap.layer} ({found.tap.site})"]
     if found.kind == "numeric":
         parts.append(f"{nonfinite:,} values are NaN or infinite")
     if found.statistic:
-        parts.append(f"{found.statistic} of requests moved {found.shift:+.2f} sigmas")
+        parts.append(f"{found.statistic.replace('_', ' ')} of requests moved {found.shift:+.2f} sigmas")
     if found.channels:
         index, moved = found.channels[0]
         parts.append(f"channel {index} moved {moved:+.2f} sigmas")
     if found.groups:
         one = found.groups[0]
-        name = one.group or "requests without a name"
+        named = "class" if groups.deciding is groups.classes else "route"
+        name = f"{named} {one.group}" if one.group else "requests without a name"
         parts.append(f"the share of {name} went from {one.expected:.1%} to {one.seen:.1%}")
     if not math.isnan(found.remaining):
         parts.append(f"{found.remaining:+.2f} sigmas remain with the reference's mix")

@@ -226,6 +226,8 @@ class DriftMonitor:
             reference_created=reference.created_at if reference else math.nan,
             reference_widening=detector.widening if reference else math.nan,
             judged_requests=detector.judged,
+            window_seconds=self._window_seconds,
+            window_requests=len(seen),
             model_evidence=detector.model_evidence,
             alarm_level=detector.alarm_level,
             layer_alarm_level=detector.layer_alarm_level,

@@ -19,6 +19,9 @@ from sidecar.drift.weighted import Array, Scale, Weighted
 
 EFFECTS = ("psi", "jensen_shannon", "kolmogorov_smirnov", "wasserstein", "mean_shift", "frechet")
 
+OF_VALUES = EFFECTS[:4]
+"""Those that histograms alone tell."""
+
 LEVEL = 0.999
 """Share of windows without drift whose effect stays at or below the no-drift level."""
 
@@ -47,12 +50,13 @@ class NoDrift:
         return cls((math.nan,) * len(EFFECTS), (math.nan,) * len(EFFECTS))
 
 
-def spread(n: Array, m: Array) -> Array:
+def spread(n: Array, m: Array, shared: float = 0.0) -> Array:
     """How far samples of n and m requests differ by chance, float64[..., effects], from the same or [..., 1].
 
-    1/n + 1/m, to the power 1 for PSI, Jensen-Shannon and Frechet, 1/2 for the others.
+    1/n + 1/m, to the power 1 for PSI, Jensen-Shannon and Frechet, 1/2 for the others. Requests that both samples
+    `shared` take 2 shared / nm off, as off the variance of a difference of means: twice their covariance.
     """
-    return (1 / n + 1 / m) ** _POWER  # type: ignore[no-any-return]
+    return np.maximum(1 / n + 1 / m - 2 * shared / (n * m), 0.0) ** _POWER  # type: ignore[no-any-return]
 
 
 def measure(
@@ -71,20 +75,40 @@ def measure(
     """
     parts = np.array_split(np.arange(len(rows)), max(min(BLOCKS, len(rows) // LEAST_BLOCK), 1))
     blocks = [block for part in parts if len(block := rows.part(part).known()) > 1]
-    scaled = [np.full((1, 4), math.nan), np.full((1, 2), math.nan)]
-    if len(chunks) > 1:
-        scaled[0] = _between_values(cells, chunks, _halves(len(chunks), rng), sigma)
+    of_values = measure_values(cells, chunks, sigma, rng)
+    of_rows = np.full((1, 2), math.nan)
     if len(blocks) > 1:
-        scaled[1] = _between_rows(blocks, rows.known().scale(), _halves(len(blocks), rng))
-    mean = np.concatenate([one.mean(axis=0) for one in scaled])
-    level = np.concatenate([np.quantile(one, LEVEL, axis=0) for one in scaled])
-    level[np.repeat([len(chunks), len(blocks)], [4, 2]) < LEAST_PARTS] = math.nan
-    return NoDrift(tuple(mean.tolist()), tuple(level.tolist()))
+        of_rows = _between_rows(blocks, rows.known().scale(), _halves(len(blocks), RESAMPLES, rng))
+    mean, level = _mean_and_level(of_rows, len(blocks))
+    return NoDrift((*of_values.mean[: len(OF_VALUES)], *mean), (*of_values.level[: len(OF_VALUES)], *level))
 
 
-def _halves(parts: int, rng: np.random.Generator) -> Array:
+def measure_values(
+    cells: Cells,
+    chunks: Sequence[tuple[Integers, int]],
+    sigma: float,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+) -> NoDrift:
+    """The part of `measure` that needs no single request: `OF_VALUES`, all others unknown."""
+    scaled = np.full((1, len(OF_VALUES)), math.nan)
+    if len(chunks) > 1:
+        scaled = _between_values(cells, chunks, _halves(len(chunks), resamples, rng), sigma)
+    unknown = (math.nan,) * (len(EFFECTS) - len(OF_VALUES))
+    mean, level = _mean_and_level(scaled, len(chunks))
+    return NoDrift((*mean, *unknown), (*level, *unknown))
+
+
+def _mean_and_level(scaled: Array, parts: int) -> tuple[list[float], list[float]]:
+    level = np.quantile(scaled, LEVEL, axis=0)
+    if parts < LEAST_PARTS:
+        level[:] = math.nan
+    return scaled.mean(axis=0).tolist(), level.tolist()
+
+
+def _halves(parts: int, resamples: int, rng: np.random.Generator) -> Array:
     """1 for the parts that each resample puts into its first half, else 0, [resamples, parts]."""
-    first = np.tile(np.arange(parts) % 2 == 0, (RESAMPLES, 1))
+    first = np.tile(np.arange(parts) % 2 == 0, (resamples, 1))
     return rng.permuted(first, axis=1).astype(np.float64)
 
 
@@ -108,7 +132,7 @@ def _between_values(cells: Cells, chunks: Sequence[tuple[Integers, int]], half: 
     at = np.flatnonzero(counts.any(axis=0))
     in_buckets, in_cells = _sides(half, counts[:, at]), _sides(half, cells.counts(counts))
     effects = np.stack([*divergences(*in_cells), *histogram_distances(*in_buckets, at, sigma)], axis=-1)
-    return effects / _spread(half, [n for _, n in chunks]) ** _POWER[:4]  # type: ignore[no-any-return]
+    return effects / _spread(half, [n for _, n in chunks]) ** _POWER[: len(OF_VALUES)]  # type: ignore[no-any-return]
 
 
 def _between_rows(blocks: Sequence[Weighted], scale: Scale, half: Array) -> Array:
@@ -116,7 +140,7 @@ def _between_rows(blocks: Sequence[Weighted], scale: Scale, half: Array) -> Arra
     first, second = _moments(half, [block.standard(scale).sums() for block in blocks])
     shift = np.abs(first[0] - second[0]).max(axis=-1)
     effects = np.stack([shift, frechet(*first, *second)], axis=-1)
-    return effects / _spread(half, [len(block) for block in blocks]) ** _POWER[4:]  # type: ignore[no-any-return]
+    return effects / _spread(half, [len(block) for block in blocks]) ** _POWER[len(OF_VALUES) :]  # type: ignore[no-any-return]
 
 
 def _moments(

@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sidecar.drift.checked import OUTPUTS, check_arrays, header_of
 from sidecar.drift.effects import Cells, Integers, signed_counts
-from sidecar.drift.frechet import SIZES, Gaussians
+from sidecar.drift.frechet import Gaussians
 from sidecar.drift.groups import ROUTE, Groups, class_names, frequent
-from sidecar.drift.nodrift import EFFECTS, NoDrift, measure
+from sidecar.drift.nodrift import NoDrift, measure
 from sidecar.drift.scores import FIT_STRIDE, features, stack_projections, stack_rows
 from sidecar.drift.sealed import Sealed
 from sidecar.drift.space import MeanSpace, Projections
 from sidecar.drift.strata import Labels, labels
 from sidecar.drift.weighted import Weighted
 from sidecar.errors import BaselineError, SketchError
-from sidecar.sketch import ROW_STATISTICS, OutputRows, Reading, TapSketch
+from sidecar.sketch import OutputRows, Reading, TapSketch
 from sidecar.types import Tap
 
 _SEALED = Sealed("baseline", b"sidecar-baseline", 5)
 _CHUNKS = 64
 _SEED = 0
 """The same requests give the same file."""
-_OUTPUTS = ("energy", "margin", "predicted", "logits")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +127,7 @@ class Reference:
             "routes": self.routes,
         }
         if self.outputs:
-            members |= {f"output_{name}": getattr(self.outputs, name) for name in _OUTPUTS}
+            members |= {f"output_{name}": getattr(self.outputs, name) for name in OUTPUTS}
         for index, sketch in enumerate(self.sketches):
             members[f"sketch{index}"] = np.frombuffer(sketch.to_bytes(), np.uint8)
         return members
@@ -151,38 +151,27 @@ class Reference:
         members = _SEALED.unseal(stored, named)
         try:
             return cls.of_members(members)
-        except (KeyError, TypeError, ValueError, SketchError) as error:
+        except KeyError as error:
+            raise BaselineError(f"{named} is damaged: it has no {error}") from error
+        except (ValueError, SketchError) as error:
             raise BaselineError(f"{named} is damaged: {error}") from error
 
     @classmethod
     def of_members(cls, members: Mapping[str, npt.NDArray[Any]]) -> Reference:
-        """Raises KeyError, TypeError, ValueError or SketchError where they are not what `members` gives."""
-        header = json.loads(members["header"].tobytes())
-        taps = tuple(Tap(**tap) for tap in header["taps"])
+        """Raises KeyError, ValueError or SketchError where they are not what `members` gives."""
+        header = header_of(members)
+        taps = header.watched
+        check_arrays(members, len(taps))
         sketches = tuple(TapSketch.from_bytes(members[f"sketch{i}"].tobytes()) for i in range(len(taps)))
-        requests = len(members["weights"])
-        width = members["centres"].shape[-1]
-        shapes: dict[str, tuple[int, ...]] = {
-            "nodrift": (len(taps), 2, len(EFFECTS)),
-            "rows": (len(taps), requests, len(ROW_STATISTICS)),
-            "centres": (len(taps), width),
-            "whitening": (len(taps), width, width),
-            "distances": (len(taps), requests),
-            "mean_nodrift": (len(taps), 2, len(SIZES)),
-            **dict.fromkeys(("common", "labels", "routes"), (requests,)),
-        }
-        for name, shape in shapes.items():
-            if members[name].shape != shape:
-                raise ValueError(f"{name} is {members[name].shape}, must be {shape}")
         for tap, sketch in zip(taps, sketches, strict=True):
             if len(sketch.channels) != tap.channels:
                 raise ValueError(
                     f"tap {tap.key} has {len(sketch.channels)} channels, must have {tap.channels}"
                 )
         return cls(
-            model=header["model"],
-            version=header["version"],
-            created_at=header["created_at"],
+            model=header.model,
+            version=header.version,
+            created_at=header.created_at,
             taps=taps,
             sketches=sketches,
             nodrift=tuple(NoDrift(tuple(mean), tuple(level)) for mean, level in members["nodrift"].tolist()),
@@ -192,10 +181,10 @@ class Reference:
             space=MeanSpace(members["centres"], members["whitening"]),
             distances=members["distances"].astype(np.float64),
             mean_nodrift=members["mean_nodrift"],
-            outputs=OutputRows(*(members[f"output_{name}"] for name in _OUTPUTS))
-            if f"output_{_OUTPUTS[0]}" in members
+            outputs=OutputRows(*(members[f"output_{name}"] for name in OUTPUTS))
+            if f"output_{OUTPUTS[0]}" in members
             else None,
-            stratified_by=header["stratified_by"],
+            stratified_by=header.stratified_by,
             labels=members["labels"],
             routes=members["routes"],
         )

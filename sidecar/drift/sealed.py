@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sidecar.drift.arrays import MOST_BYTES, unpacked
 from sidecar.errors import BaselineError
 
 Members = Mapping[str, npt.NDArray[Any]]
@@ -28,6 +28,11 @@ class Sealed:
         self._prefix = magic + bytes([version])
 
     def seal(self, members: Members) -> bytes:
+        """Raises BaselineError where there is more of it than `unseal` reads."""
+        if (held := sum(member.nbytes for member in members.values())) > MOST_BYTES:
+            raise BaselineError(
+                f"a {self._name} of {held:,} bytes is too large, at most {MOST_BYTES:,} are read"
+            )
         payload = io.BytesIO()
         np.savez_compressed(payload, **members)  # type: ignore[arg-type]
         whole = payload.getvalue()
@@ -47,9 +52,8 @@ class Sealed:
         if hashlib.sha256(whole).digest() != digest:
             raise BaselineError(f"{named} is damaged: its checksum differs")
         try:
-            with np.load(io.BytesIO(whole), allow_pickle=False) as members:
-                return dict(members)
-        except (ValueError, zipfile.BadZipFile) as error:
+            return unpacked(whole)
+        except ValueError as error:
             raise BaselineError(f"{named} is damaged: {error}") from error
 
     def write(self, path: Path, members: Members) -> None:

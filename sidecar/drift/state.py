@@ -55,6 +55,7 @@ class DriftState:
     reference_small: the reference has fewer than 5,000 requests, so small drift takes longer to find.
     reference_created: seconds since the epoch, NaN while there is none.
     reference_widening: what a bet on a shift of one sigma is divided by for the sampling error of the reference.
+    window_seconds, window_requests: what effect sizes are of.
     strata: the kinds of requests that are judged among themselves. output: None of what is no classifier.
     direction_evidence: of all layers together, in nats; the model alarms where it is ln 4 above `alarm_level`.
     """
@@ -65,6 +66,8 @@ class DriftState:
     reference_created: float
     reference_widening: float
     judged_requests: int
+    window_seconds: float
+    window_requests: int
     model_evidence: float
     alarm_level: float
     layer_alarm_level: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from dataclasses import astuple
@@ -24,6 +25,7 @@ _MOMENTS: Final = struct.Struct("<q6d")
 _POSITIONS: Final = struct.Struct("<q")
 _CHECKSUM: Final = struct.Struct("<I")
 _ARRAYS_PER_CHANNEL: Final = 5
+_MOST_COUNTED: Final = 2**60
 _FIXED: Final = _HEADER.size + _COUNTS.size + _MOMENTS.size + 8 * BINS + _POSITIONS.size + _CHECKSUM.size
 
 
@@ -68,9 +70,30 @@ def unpack(stored: bytes) -> tuple[Counts, Moments, Histogram, Channels]:
     sums: npt.NDArray[np.float64] = np.frombuffer(body, "<f8", 3 * width, position).astype(np.float64)
     fires, outliers = integers[BINS:].reshape(2, width)
     total, squares, absmax = sums.reshape(3, width)
+    _check(counts, moments, positions, integers, sums)
     return (
         counts,
         moments,
         Histogram(integers[:BINS]),
         Channels(positions, fires, total, squares, absmax, outliers),
     )
+
+
+def _check(
+    counts: Counts,
+    moments: Moments,
+    positions: int,
+    integers: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
+) -> None:
+    """Bytes with a right checksum may still be of no values that there can be."""
+    counted = (*astuple(counts), moments.n, positions, int(integers.min()))
+    if min(counted) < 0 or max(*counted, float(integers.sum(dtype=np.float64))) > _MOST_COUNTED:
+        raise SketchError("the sketch counts less than nothing, or more than can be counted")
+    powers = (moments.mean, moments.m2, moments.m3, moments.m4)
+    _, squares, absmax = sums.reshape(3, -1)
+    known = all(map(math.isfinite, powers)) and bool(np.isfinite(sums).all())
+    if not known or min(moments.m2, moments.m4, squares.min(initial=0.0), absmax.min(initial=0.0)) < 0:
+        raise SketchError("the sketch has sums that are not finite, or squares below 0")
+    if math.isnan(moments.minimum + moments.maximum) and moments.n:
+        raise SketchError("the sketch has no extremes")

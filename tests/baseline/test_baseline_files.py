@@ -38,6 +38,11 @@ def test_show_prints_every_tap(files):
     assert [line.split()[0] for line in shown.splitlines()[-3:]] == ["0/resid", "1/resid", "2/resid"]
 
 
+def test_a_name_in_a_baseline_is_no_markup(recorded, tmp_path):
+    recorded(model="[/red]").save(tmp_path / "a.baseline")
+    assert "[/red] version 1" in run("show", tmp_path / "a.baseline")
+
+
 def test_compare_lists_the_layers_by_effect(files):
     listed = run("compare", *files)
     assert listed.splitlines()[0].startswith("A: digits version a")
@@ -122,9 +127,22 @@ DAMAGE = [
     (lambda read: read["sketches"][0]["channels"]["fires"].pop(), "channel arrays differ in shape"),
     (lambda read: read["arrays"]["weights"].update(shape=[3]), "cannot reshape"),
     (lambda read: read["arrays"]["weights"].update(dtype="|O"), "cannot be of"),
-    (lambda read: read["arrays"]["common"].update(shape=[1, 80]), "common is \\(1, 80\\), must be \\(80,\\)"),
+    (
+        lambda read: read["arrays"]["common"].update(shape=[1, 80]),
+        "common is b1 \\(1, 80\\), must be b1 \\(80,\\)",
+    ),
     (lambda read: read["header"]["taps"][0].update(channels=5), "0/resid has 4 channels, must have 5"),
     (lambda read: read["sketches"][0]["histogram"].update({"9999": 1}), "out of bounds"),
+    (lambda read: read["sketches"][0]["counts"].update(zeros=2**70), "is not a whole baseline: error"),
+    (lambda read: read["sketches"][0]["counts"].update(zeros=-1), "counts less than nothing"),
+    (lambda read: read["sketches"][0]["moments"].update(n="nan"), "is not a whole baseline"),
+    (lambda read: read["arrays"]["labels"].update(dtype="<U9999999999"), "cannot be of"),
+    (lambda read: read["arrays"]["labels"].update(dtype=7), "is not a whole baseline"),
+    (lambda read: read["arrays"]["weights"]["values"].__setitem__(0, -1.0), "weights must be above 0"),
+    (
+        lambda read: read["header"].update(created_at="nan"),
+        "header created_at: input should be a valid number",
+    ),
 ]
 
 
@@ -138,7 +156,15 @@ def test_a_damaged_export_is_refused_with_the_reason(recorded, tmp_path, damage,
         from_json(path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "is not a baseline")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a baseline"),
+        ("[" * 100_000, "is not JSON"),
+        ("9" * 5000, "is not JSON"),
+    ],
+)
 def test_what_is_no_export_is_named(tmp_path, text, message):
     path = tmp_path / "a.json"
     path.write_text(text)

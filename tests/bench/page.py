@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from sidecar.console.api import Api, Sources
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.export.exposition import Exposition
 from sidecar.settings import ConsoleSettings, ServerSettings
@@ -24,10 +24,10 @@ WEEK = f"begin={store.NOW - store.WEEK:.0f}&end={store.NOW:.0f}"
 VIEWS = {
     "overview, a week": f"#/overview?{WEEK}",
     "layer, a week": f"#/layer?layer=5&{WEEK}",
-    "layer, ten minutes": "#/layer?layer=5",
+    "layer, ten minutes": "#/layer?layer=5&range=600",
     "neuron, a week": f"#/neuron?layer=5&channel=17&{WEEK}",
     "drift, a week": f"#/drift?{WEEK}",
-    "compare, ten minutes": "#/compare?layer=5",
+    "compare, ten minutes": "#/compare?layer=5&range=600",
 }
 
 
@@ -75,13 +75,8 @@ def run() -> dict[str, Any]:
         routes = api.routes()
         app = application(
             Exposition(CollectorRegistry(), 0.0),
-            [],
-            60.0,
-            lambda _: True,
-            lambda _: True,
-            list,
-            lambda: False,
-            None,
+            Standing([], 60.0),
+            Access(lambda _: True, lambda _: True),
             routes,
         )
         server = HttpServer(app, ServerSettings(http_port=0), None)

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from sidecar.console.api import Api, Sources
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.settings import ServerSettings
 from sidecar.timeline import History
@@ -50,15 +50,7 @@ class Pages:
             lambda: NOW,
         )
         app = application(
-            CollectorRegistry(),
-            self._watched,
-            60.0,
-            admits,
-            admits,
-            list,
-            lambda: False,
-            None,
-            self._api.routes(),
+            CollectorRegistry(), Standing(self._watched, 60.0), Access(admits, admits), self._api.routes()
         )
         self._server = HttpServer(app, ServerSettings(http_port=self.port), None)
         self.port = self._server.start()

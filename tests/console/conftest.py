@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.export.exposition import Exposition
 from sidecar.server.security import Role, Tokens
 from sidecar.settings import ServerSettings
@@ -37,9 +37,8 @@ def browse(export):
             return tokens.role(authorization) is Role.ADMIN
 
         exposition = Exposition(export(*watched).registry, 0.0)
-        app = application(
-            exposition, watched, WINDOW, admits, sees_inputs, lambda: stale, lambda: leaving, None, more
-        )
+        standing = Standing(watched, WINDOW, stale=lambda: stale, leaving=lambda: leaving)
+        app = application(exposition, standing, Access(admits, sees_inputs), more)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
             yield http

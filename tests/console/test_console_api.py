@@ -169,12 +169,39 @@ async def test_two_versions_are_compared_layer_by_layer(ask):
     for layer in answer["layers"]:
         assert layer["left"]["requests"] == 150
         assert layer["right"]["requests"] == 25
-        assert 0 <= layer["jensen_shannon"] < 0.05
+        assert abs(layer["jensen_shannon"]) < 0.05
+
+
+async def test_what_compared_ranges_differ_by_without_drift_comes_from_their_panes(ask):
+    for sides, side in (
+        ({"version": "1", "other_version": "2"}, "left"),
+        ({"version": "2", "other_version": "1"}, "right"),
+    ):
+        for layer in (await ask("compare", model="digits", **sides))["layers"]:
+            assert layer["no_drift_from"] == side
+            assert set(layer["no_drift"]) == {"psi", "jensen_shannon", "kolmogorov_smirnov", "wasserstein"}
+            assert (layer["levels"], layer["times_level"]) == ({}, None)
+
+
+async def test_requests_of_both_ranges_count_for_what_they_differ_by_without_drift(ask):
+    half = {"begin": START, "end": START + 30}
+    (whole, *_) = (
+        await ask("compare", other_begin=half["begin"], other_end=half["end"], begin=START, end=NOW)
+    )["layers"]
+    (apart, *_) = (await ask("compare", **half, other_begin=START + 30, other_end=NOW))["layers"]
+    scaled = [one["no_drift"]["psi"] / rate for one, rate in ((whole, 1 / 75 - 1 / 150), (apart, 2 / 75))]
+    assert scaled[0] == pytest.approx(scaled[1], rel=0.5)
 
 
 async def test_two_steps_are_compared(ask):
     answer = await ask("compare", step=10_000, other_step=30_000)
     assert (answer["left"]["step"], answer["right"]["step"]) == (10_000, 30_000)
+
+
+async def test_nothing_is_subtracted_from_what_two_steps_differ_by(ask):
+    for layer in (await ask("compare", step=10_000, other_step=30_000))["layers"]:
+        assert (layer["no_drift"], layer["no_drift_from"], layer["times_level"]) == ({}, "", None)
+        assert layer["psi"] > 0
 
 
 async def test_an_aggregate_of_few_requests_is_withheld(refused):

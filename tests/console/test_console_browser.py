@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
@@ -63,9 +65,37 @@ def test_no_view_is_wider_than_a_phone(seen, name):
     assert there.tab.evaluate("document.documentElement.scrollWidth") == 375
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["overview", "layer", "compare"])
+def test_labels_stand_upright_on_a_phone(seen, name):
+    labels = seen(VIEWS[name], phone=True).tab.locator(".xtick text").all()
+    assert labels
+    assert not any(
+        re.search(r"rotate\((?!0[,)])", label.get_attribute("transform") or "") for label in labels
+    )
+
+
+def test_one_range_holds_for_all_of_a_view(visit):
+    there = visit()
+    there.go("#/layer?model=digits&version=1")
+    asked = [parse_qs(urlsplit(url).query) for url in there.asked if "/layer?" in url or "/matrix?" in url]
+    assert len(asked) > 2
+    assert {float(one["begin"][0]) for one in asked} == {NOW - 3600}
+    assert there.tab.get_by_label("Range").input_value() == "3600"
+
+
 @pytest.mark.parametrize("name", ["overview", "layer", "neuron", "compare"])
 def test_a_view_of_panes_has_plots_of_them(seen, name):
     assert seen(VIEWS[name]).tab.locator(".plot .main-svg").count() > 0
+
+
+def test_compare_says_what_was_subtracted_and_where_nothing_could_be(visit, published, seen):
+    there = seen(VIEWS["compare"]).tab.locator("section", has_text="Kolmogorov-Smirnov")
+    assert "between halves of the panes on the left" in there.locator(".note").inner_text()
+    steps = visit(path=published)
+    steps.go("#/compare?model=steps")
+    assert "Nothing is subtracted" in steps.tab.locator("section .note").first.inner_text()
+    assert steps.tab.locator("td .quiet").count() == 4 * LAYERS
 
 
 def test_the_published_layer_has_its_spikes_labelled_with_their_signs(visit, published):

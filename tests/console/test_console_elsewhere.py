@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.console.elsewhere import WAITING
 from sidecar.console.questions import Range
+from sidecar.drift.nodrift import NoDrift
 from sidecar.errors import BaselineError, NotReadyError, UnreachableError
 from sidecar.settings import ConsoleSettings
 from tests.console.kept import NOW, START, elsewhere, recorded
@@ -99,6 +100,24 @@ async def test_the_reference_of_a_served_version_is_a_source(ask, fresh_model):
     answer = await ask("compare", served, version="1", **given)
     assert answer["right"]["source"] == "reference"
     assert answer["layers"][0]["shift"] > 0
+
+
+async def test_what_a_reference_knows_of_no_drift_is_subtracted(ask, fresh_model):
+    mean, level = (0.5, 0.1, 0.4, 0.3, 0.2, 0.2), (1.0, 0.2, 0.8, 0.6, 0.4, 0.4)
+    known = recorded(shift=1.0)
+    given = {"begin": START, "end": NOW, "other_source": "reference"}
+    answers = []
+    for nodrift in (NoDrift.unknown(), NoDrift(mean, level)):
+        judged = Judged(replace(known, nodrift=(nodrift,) * 2))
+        served = replace(fresh_model(), model="digits", version="1", monitor=judged)
+        answers.append((await ask("compare", served, version="1", **given))["layers"][0])
+    unknown, first = answers
+    assert (unknown["no_drift_from"], first["no_drift_from"]) == ("left", "reference")
+    rate = 1 / 150 + 1 / 25
+    assert first["no_drift"]["psi"] == pytest.approx(0.5 * rate)
+    assert first["no_drift"]["wasserstein"] == pytest.approx(0.3 * rate**0.5)
+    assert first["psi"] == pytest.approx(unknown["psi"] + unknown["no_drift"]["psi"] - 0.5 * rate)
+    assert first["times_level"] >= (first["psi"] + 0.5 * rate) / rate
 
 
 class Judged:

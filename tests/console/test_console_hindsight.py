@@ -83,6 +83,15 @@ def test_a_report_shows_the_band_of_the_reference_and_who_is_compared_with_it(dr
     assert found["taps"]["models"][0]["served"] is False
 
 
+def test_a_report_has_the_units_that_moved_most_from_the_reference(drifted, tmp_path):
+    store, settings, _ = drifted
+    found = told(store, settings, tmp_path / "report.html")
+    listed = found["neurons filter=all layer=1 order=shift site=resid"]["neurons"]
+    units = found["units layer=1 site=resid"]["units"]
+    moved = [one["channel"] for one in units if "moved most" in one["reasons"]]
+    assert set(moved) == {one["channel"] for one in listed[:3]}
+
+
 def test_a_report_leaves_the_files_of_the_running_sidecar_alone(drifted, tmp_path):
     store, settings, _ = drifted
     (evidence,) = settings.state.glob("*.evidence")

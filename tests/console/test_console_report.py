@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import struct
 
 import pytest
 
@@ -56,6 +58,19 @@ def test_a_report_withholds_what_the_page_withholds(kept_panes, tmp_path):
     assert "console.min_requests is 20" in layer["refused"]
 
 
+def test_a_report_has_the_course_of_units_that_one_would_ask_about_and_why(report):
+    found = answers(report)
+    units = {one["channel"]: one["reasons"] for one in found["units layer=0 site=resid"]["units"]}
+    assert units == {
+        9: ["largest magnitude", "a spike"],
+        7: ["largest magnitude", "a spike"],
+        40: ["largest magnitude", "a spike"],
+        3: ["dead"],
+    }
+    for unit in units:
+        assert len(found[f"neuron axis=time channel={unit} layer=0 site=resid"]["start"]) == 6
+
+
 def test_a_report_of_a_step_tells_of_that_step(kept_panes, tmp_path):
     write(
         kept_panes,
@@ -98,6 +113,17 @@ def test_pictures_without_a_chromium_are_refused(report, tmp_path):
         next(photograph(report, tmp_path, str(tmp_path)))
 
 
+@pytest.mark.slow
+def test_a_picture_is_as_tall_as_its_view(visit, report, tmp_path):
+    there = visit(address=report.as_uri())
+    there.go("#/overview")
+    tall = there.tab.evaluate("document.body.offsetHeight")
+    picture = next(photograph(report, tmp_path, os.environ["PATH"]))
+    width, height = struct.unpack(">II", picture.read_bytes()[16:24])
+    assert (picture.name, width) == ("overview.png", 1280)
+    assert height == pytest.approx(tall, abs=40)
+
+
 def test_each_view_of_a_report_opens_in_a_browser_without_a_server(visit, report):
     there = visit(address=report.as_uri())
     there.go()
@@ -108,3 +134,16 @@ def test_each_view_of_a_report_opens_in_a_browser_without_a_server(visit, report
         assert there.tab.locator(".wrong").count() == 0
         assert there.tab.locator("text=Loading.").count() == 0
     assert (there.faults, there.elsewhere) == ([], [])
+
+
+def test_a_report_offers_those_units_whose_course_it_has(visit, report):
+    there = visit(address=report.as_uri())
+    there.go("#/neuron?layer=1")
+    listed = there.tab.locator("section", has_text="Units in this report").locator("tbody a")
+    choices = there.tab.get_by_label("Unit").locator("option").all_inner_texts()
+    assert [choice.split(" · ")[0] for choice in choices] == listed.all_inner_texts()
+    listed.last.click()
+    there.tab.wait_for_selector("h1:has-text('Unit 3 of layer 1')")
+    there.drawn()
+    assert there.tab.locator(".wrong").count() == 0
+    assert there.tab.locator(".plot .main-svg").count() > 0

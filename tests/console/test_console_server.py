@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.export.exposition import Exposition
 from sidecar.server import tls
@@ -28,12 +28,8 @@ def http_port():
         found = tls.certificates(settings)
         app = application(
             Exposition(CollectorRegistry(), 0.0),
-            [],
-            60.0,
-            lambda _: True,
-            lambda _: True,
-            list,
-            lambda: False,
+            Standing([], 60.0),
+            Access(lambda _: True, lambda _: True),
         )
         started.append(HttpServer(app, settings, found.context() if found else None))
         return started[-1].start(), found

@@ -118,6 +118,11 @@ def test_one_sentence_says_where_what_and_why():
     )
 
 
+def test_the_sentence_says_what_kind_of_group_changed_its_share():
+    said = cause(suspect(3), NAMES, drawn(0), drawn(4, classes=(1.0, 0.0))).sentence
+    assert "; the share of class " in said
+
+
 def test_without_requests_nothing_but_the_layer_is_known():
     found = cause(suspect(2), NAMES, drawn(0), requests(np.empty((0, 2))))
     assert (found.statistic, found.groups, found.requests) == ("", (), ())

@@ -54,6 +54,11 @@ def test_before_the_reference_is_ready_there_is_no_evidence_and_no_effect(traffi
         assert layer.instability.headroom["float16"] > 10
 
 
+def test_the_state_says_what_its_effect_sizes_are_of(traffic, taps):
+    state = Watch(traffic, taps).run(40)
+    assert (state.window_seconds, state.window_requests) == (SETTINGS.window_seconds, 40)
+
+
 def test_the_reading_that_completes_the_reference_is_not_judged(watch):
     state = watch.monitor.state()
     assert (state.reference_requests, state.reference_ready, state.judged_requests) == (REFERENCE, True, 0)

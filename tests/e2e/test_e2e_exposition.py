@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 
-from sidecar.console.http import application
+from sidecar.console.http import Access, Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, OF_OTEL, SECONDS_BUCKETS, VALUE_BUCKETS
 from sidecar.export.exposition import Exposition
@@ -61,12 +61,8 @@ def scraped(fresh_model, values, latencies):
         exported.serving.request_finished("digits", "1", "OK", float(seconds), "")
     app = application(
         Exposition(exported.registry, 1.0),
-        [fresh],
-        WINDOW,
-        lambda _: True,
-        lambda _: True,
-        list,
-        lambda: False,
+        Standing([fresh], WINDOW),
+        Access(lambda _: True, lambda _: True),
     )
     server = HttpServer(app, ServerSettings(http_port=0), None)
     yield f"127.0.0.1:{server.start()}"

@@ -25,6 +25,9 @@ export function lasting(at) {
   return { model, version, range, begin, end, step, axis, layer, site };
 }
 
+/** Seconds that are shown of a model where the address does not say. */
+export const USUAL = 3600;
+
 const RANGES = [["600", "10 minutes"], ["3600", "1 hour"], ["21600", "6 hours"], ["86400", "1 day"], ["604800", "1 week"]];
 export const ranges = RANGES;
 
@@ -36,7 +39,7 @@ export function asked(at, model, now = Date.now() / 1000) {
   if (at.step) return { step: at.step };
   if (at.begin || at.end) return { begin: at.begin, end: at.end };
   if (model.last === null && model.steps.length) return { step: String(model.steps.at(-1)) };
-  const seconds = Number(at.range || 600);
+  const seconds = Number(at.range || USUAL);
   const stands = model.last !== null && model.last < now - 60;
   return stands ? { begin: model.last - seconds, end: model.last } : { begin: Math.floor(now - seconds) };
 }
@@ -49,7 +52,7 @@ export function axisOf(at, model) {
 export function course(at, model) {
   if (axisOf(at, model) === "step") return { axis: "step" };
   if (at.begin || at.end) return { axis: "time", begin: at.begin, end: at.end };
-  const seconds = Number(at.range || 3600);
+  const seconds = Number(at.range || USUAL);
   const last = model.last ?? Date.now() / 1000;
   return { axis: "time", begin: Math.max(0, Math.floor(last - seconds)) };
 }

@@ -1,6 +1,6 @@
 /** Puts the page together: where one is, who one is, what is drawn and when it is drawn again. */
 
-import { address, change, href, lasting, ranges } from "./address.js";
+import { USUAL, address, change, href, lasting, ranges } from "./address.js";
 import { ask, inReport, keepToken } from "./api.js";
 import { choice, el, moment } from "./dom.js";
 import { compare } from "./views/compare.js";
@@ -47,7 +47,7 @@ function header(at, taps, model) {
     el("a", { href: href({ ...lasting(at), view: key }), "aria-current": key === at.view ? "page" : null }, title),
   ));
   const controls = model ? el("form", { class: "controls", onsubmit: (event) => event.preventDefault() },
-    choice("Model", taps.models.map((one) => [`${one.model}\n${one.version}`, `${one.model} · ${one.version}${one.served ? "" : " (not served)"}`]),
+    choice("Model", taps.models.map((one) => [`${one.model}\n${one.version}`, `${one.model} · ${one.version}${one.served || inReport ? "" : " (not served)"}`]),
       `${model.model}\n${model.version}`, (value) => {
         const [name, version] = value.split("\n");
         change({ model: name, version, step: null, begin: null, end: null, axis: null, layer: null, site: null });
@@ -62,7 +62,7 @@ function rangeChoice(at, model) {
   const given = at.range && !ranges.some(([value]) => value === at.range) ? [[at.range, `${at.range} seconds`]] : [];
   const times = model.last === null ? [] : [...given, ...ranges].map(([value, text]) => [value, `Last ${text}`]);
   const steps = model.steps.toReversed().slice(0, 200).map((step) => [`step ${step}`, `Step ${step.toLocaleString("en")}`]);
-  const current = at.step ? `step ${at.step}` : fixed.length ? "fixed" : model.last === null && steps.length ? steps[0][0] : at.range ?? "600";
+  const current = at.step ? `step ${at.step}` : fixed.length ? "fixed" : model.last === null && steps.length ? steps[0][0] : at.range ?? String(USUAL);
   return choice("Range", [...fixed, ...times, ...steps], current, (value) => {
     if (value.startsWith("step ")) change({ step: value.slice(5), axis: "step", range: null, begin: null, end: null });
     else if (value !== "fixed") change({ range: value, axis: null, step: null, begin: null, end: null });
@@ -106,6 +106,8 @@ async function render(again = false) {
     if (shown?.key !== key) shown = { key, view: VIEWS[view][1](content) };
     await shown.view({ at, taps, model });
     if (turn === drawing) document.getElementById("bottom").textContent = inReport ? "A report of what was kept; it asks nobody." : `As of ${moment(Date.now() / 1000)}`;
+    // Whoever takes a picture of a report reads from it how tall the view is.
+    if (inReport) document.documentElement.dataset.height = document.body.offsetHeight;
   } catch (error) {
     if (turn !== drawing) return;
     if (error.status === 401) {

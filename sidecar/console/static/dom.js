@@ -20,7 +20,11 @@ export function number(value, digits = 4) {
   const options = size !== 0 && (size >= 1e7 || size < 1e-3)
     ? { notation: "scientific", maximumSignificantDigits: digits }
     : size >= 10 ** digits ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: digits };
-  return new Intl.NumberFormat("en", options).format(value).replaceAll("-", "−");
+  return new Intl.NumberFormat("en", options).format(value).replace(/E(-?\d+)/, power).replaceAll("-", "−");
+}
+
+function power(_, digits) {
+  return `×10${[...digits].map((one) => (one === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[one])).join("")}`;
 }
 
 export function share(value) {
@@ -29,6 +33,13 @@ export function share(value) {
 
 export function signed(value, digits = 3) {
   return value > 0 ? `+${number(value, digits)}` : number(value, digits);
+}
+
+/** An effect size to three decimals; the rest, which is noise, stands in its title. */
+export function effect(value, aside = "") {
+  if (value === null || value === undefined || !Number.isFinite(value)) return number(value);
+  const shown = Math.abs(value) >= 10 ? number(value) : (Math.round(value * 1000) / 1000 || 0).toFixed(3).replace("-", "−");
+  return el("span", { title: `${number(value, 6)}${aside}`, class: aside && "quiet" }, shown);
 }
 
 /** Local time of seconds since the epoch. */

@@ -40,7 +40,7 @@ export function plain(text) {
 function axis(look, more = {}) {
   return {
     gridcolor: look.line, linecolor: look.line, zerolinecolor: look.quiet, zerolinewidth: 1, tickfont: { color: look.quiet },
-    automargin: true, exponentformat: "power", ...more, title: { text: more.title ?? "", font: { size: 12, color: look.quiet }, standoff: 8 },
+    automargin: true, tickangle: 0, exponentformat: "power", ...more, title: { text: more.title ?? "", font: { size: 12, color: look.quiet }, standoff: 8 },
   };
 }
 
@@ -52,6 +52,11 @@ function layoutOf(look, { x = {}, y = {}, height = 300, ...more }) {
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: look.ink } },
     xaxis: axis(look, x), yaxis: axis(look, y), dragmode: "zoom", ...more,
   };
+}
+
+/** How many labels of so many pixels there is room for under a plot. */
+export function room(place, pixels) {
+  return Math.max(2, Math.floor((place.clientWidth - 70) / pixels));
 }
 
 /** rows: arrays of equal length under `heads`. */
@@ -104,7 +109,7 @@ export async function draw(place, { name, told, traces, layout, data, onclick })
  *
  * series: [{name, values, colour, dash}]; levels: [{value, name, colour}]; band: [low, high].
  */
-export function drawCourse(place, { name, told, axis: kind, start, series, levels = [], band = null, unit = "", height = 220, log = false, onclick }) {
+export function drawCourse(place, { name, told, axis: kind, start, series, levels = [], band = null, unit = "", height = 220, log = false, legend = true, onclick }) {
   const x = kind === "time" ? start.map((one) => new Date(one * 1000)) : start;
   return draw(place, {
     name, told, onclick,
@@ -116,9 +121,9 @@ export function drawCourse(place, { name, told, axis: kind, start, series, level
       })),
     ],
     layout: (look) => ({
-      height, x: { type: kind === "time" ? "date" : "linear", showgrid: false, nticks: 6, ...(kind === "step" && start.length < 3 ? { tickvals: start } : {}), title: kind === "time" ? "" : "training step" },
+      height, x: { type: kind === "time" ? "date" : "linear", showgrid: false, nticks: Math.min(6, room(place, 75)), ...(kind === "step" && start.length < 3 ? { tickvals: start } : {}), title: kind === "time" ? "" : "training step" },
       y: { nticks: 5, type: log ? "log" : "linear" }, margin: { l: 52, r: 16, t: 12, b: kind === "time" ? 30 : 40 },
-      showlegend: series.length > 1 && series.length <= 8,
+      showlegend: legend && series.length > 1 && series.length <= 8,
       shapes: [
         ...(band ? [{ type: "rect", xref: "paper", x0: 0, x1: 1, y0: band[0], y1: band[1], fillcolor: look.band, line: { width: 0 }, layer: "below" }] : []),
         ...levels.map((one) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: one.value, y1: one.value, line: { color: one.colour ?? look.quiet, width: 1.2, dash: "dash" } })),

@@ -2,7 +2,7 @@
 
 import { asked, change, href } from "../address.js";
 import { ask, inReport } from "../api.js";
-import { choice, el, moment, number, panel, signed, table } from "../dom.js";
+import { choice, effect, el, moment, number, panel, share, table } from "../dom.js";
 import { drawHistogram } from "./histogram.js";
 import { SERIES, drawLine } from "./line.js";
 import { filled, nameOf, tapChoice, tapOf } from "./parts.js";
@@ -43,7 +43,7 @@ function choices(taps, model, left) {
   const earlier = [["before", "the range before it"], ["hour", "the same, an hour before"], ["day", "the same, a day before"]]
     .map(([key, text]) => [key, text, () => moved(left, key)])
     .filter(([, , right]) => right().end > model.first);
-  const oldest = ["oldest", "the oldest minutes kept", () => ({ begin: model.first, end: model.first + Math.min(600, (model.last - model.first) / 2) })];
+  const oldest = ["oldest", "the oldest that was kept", () => ({ begin: model.first, end: model.first + Math.min(600, (model.last - model.first) / 2) })];
   const steps = model.steps.toReversed().filter((step) => String(step) !== String(left.step)).slice(0, 200).map((step) => [`step ${step}`, `step ${step.toLocaleString("en")}`, () => ({ step: String(step) })]);
   const versions = taps.models.filter((one) => one.model !== model.model || one.version !== model.version)
     .map((one) => [`version ${one.model}\n${one.version}`, `${one.model} · ${one.version}`, () => ({ ...(has(one, left) ? left : asked({}, one)), model: one.model, version: one.version })])
@@ -73,11 +73,29 @@ async function sideBySide(body, said, at, mine, other) {
   const words = (side) => `${side.model} ${side.version}, ${when(side)} (${side.requests.toLocaleString("en")} requests)`;
   said.textContent = `Left: ${words(answer.left)}. Right: ${words(answer.right)}.`;
   const pair = (name, digits = 4) => (one) => `${number(one.left[name], digits)} → ${number(one.right[name], digits)}`;
+  const size = (name) => (one) => effect(one[name], name in one.no_drift ? "" : ", nothing subtracted");
   body.replaceChildren(table("Layers of both sides", [
     { head: "Layer", left: true, cell: (one) => el("a", { href: href({ ...at, layer: one.tap.layer, site: one.tap.site }) }, nameOf(one.tap)) },
-    { head: "Shift, σ", cell: (one) => signed(one.shift) }, { head: "PSI", cell: (one) => number(one.psi, 3) }, { head: "Jensen-Shannon", cell: (one) => number(one.jensen_shannon, 3) },
-    { head: "Mean", cell: pair("mean", 3) }, { head: "Rms", cell: pair("rms", 3) }, { head: "Kurtosis", cell: pair("kurtosis", 3) }, { head: "Near zero", cell: pair("near_zero_share", 3) },
-  ], answer.layers, "The sides have no layer in common."));
+    { head: "PSI", cell: size("psi") }, { head: "Jensen-Shannon", cell: size("jensen_shannon") }, { head: "Kolmogorov-Smirnov", cell: size("kolmogorov_smirnov") }, { head: "Wasserstein, σ", cell: size("wasserstein") },
+    { head: "Over its\u00a0level", cell: (one) => number(one.times_level, 3) }, { head: "Shift, σ", cell: (one) => effect(one.shift) },
+    { head: "Mean", cell: pair("mean", 3) }, { head: "Rms", cell: pair("rms", 3) }, { head: "Kurtosis", cell: pair("kurtosis", 3) }, { head: "Near zero", cell: (one) => `${share(one.left.near_zero_share)} → ${share(one.right.near_zero_share)}` },
+  ], answer.layers, "The sides have no layer in common."), el("p", { class: "note" }, withoutDrift(answer.layers)));
+}
+
+const MEASURED = {
+  reference: "between samples of so many requests of the reference", left: "between halves of the panes on the left, for so many requests",
+  right: "between halves of the panes on the right, for so many requests",
+};
+
+function withoutDrift(layers) {
+  const known = [...new Set(layers.map((one) => one.no_drift_from))].filter(Boolean);
+  if (!known.length) return "Nothing is subtracted from the effect sizes, because what they are without drift is not known of these sides: chance alone keeps them above 0.";
+  const all = layers.every((one) => one.no_drift_from);
+  return [
+    `Effect sizes have their value without drift subtracted: what they average ${known.map((one) => MEASURED[one]).join(", or ")}${all ? "" : "; grey ones have nothing subtracted, because that is not known"}.`,
+    known.includes("reference") ? "Over its level: the largest effect over what 99.9% of such samples stay under." : "",
+    "A shift of the mean averages 0 without drift.",
+  ].join(" ");
 }
 
 function when({ source, step, begin, end }) {

@@ -1,8 +1,8 @@
 /** Evidence against the alarm level, effect sizes, where it begins and in which units. */
 
 import { axisOf, course, href, lasting } from "../address.js";
-import { ask } from "../api.js";
-import { el, figures, moment, number, panel, share, signed, table } from "../dom.js";
+import { ask, inReport } from "../api.js";
+import { effect, el, figures, moment, number, panel, share, signed, table } from "../dom.js";
 import { drawCourse } from "../plots.js";
 import { nameOf, filled } from "./parts.js";
 import { troubles } from "./troubles.js";
@@ -57,16 +57,21 @@ const KINDS = {
 
 function why(body, at, { kind, tap, statistic, shift, remaining, channels, groups, requests }) {
   const unit = ([channel]) => el("a", { href: href({ ...lasting(at), view: "neuron", layer: tap.layer, site: tap.site, channel }) }, channel.toLocaleString("en"));
-  // Of a report's range no single request is known, and so not whether another mix of them explains it.
-  const told = statistic || kind === "numeric";
+  const begins = ["Begins in layer", nameOf(tap)];
+  const moved = el("div", {}, el("h3", {}, "Units that moved most"), table("Units", [{ head: "Unit", left: true, cell: unit }, { head: "Shift, σ", cell: ([, shifted]) => signed(shifted) }], channels));
+  // Of a report's range no single request is known, and so neither a kind nor what another mix of them would explain.
+  if (inReport) {
+    body.replaceChildren(figures(kind === "numeric" ? [["Kind", kind, KINDS[kind]], begins] : [begins]), el("div", { class: "grid" }, moved));
+    return;
+  }
   body.replaceChildren(
-    figures([["Kind", told ? kind : "—", told ? KINDS[kind] : null], ["Begins in layer", nameOf(tap)], ["Moved most", statistic.replaceAll("_", " ") || "—", statistic && `${signed(shift)} σ`], ["Left with the reference's mix", remaining === null ? "—" : `${signed(remaining)} σ`]]),
+    figures([["Kind", kind, KINDS[kind]], begins, ["Moved most", statistic.replaceAll("_", " ") || "—", statistic && `${signed(shift)} σ`], ["Left with the reference's mix", remaining === null ? "—" : `${signed(remaining)} σ`]]),
     el("div", { class: "grid" },
       el("div", {}, el("h3", {}, "Classes and routes whose share changed"), table("Mix of requests", [
         { head: "Group", left: true, cell: (one) => one.group }, { head: "Reference", cell: (one) => share(one.expected) }, { head: "Now", cell: (one) => share(one.seen) }, { head: "z", cell: (one) => signed(one.z) },
       ], groups)),
-      el("div", {}, el("h3", {}, "Units that moved most"), table("Units", [{ head: "Unit", left: true, cell: unit }, { head: "Shift, σ", cell: ([, moved]) => signed(moved) }], channels)),
-      el("div", {}, el("h3", {}, "Most extreme requests"), table("Requests", [{ head: "Request", left: true, cell: ([id]) => el("code", {}, id) }, { head: "Distance, σ", cell: ([, far]) => number(far ?? Infinity) }], requests, "Not kept: drift.keep_ids is none, or there is none."))),
+      moved,
+      el("div", {}, el("h3", {}, "Most extreme requests"), table("Requests", [{ head: "Request", left: true, cell: ([id]) => el("code", {}, id) }, { head: "Distance, σ", cell: ([, far]) => number(far ?? Infinity) }], requests, "Not kept: drift.keep_request_ids is none, or there is none."))),
   );
 }
 
@@ -84,7 +89,7 @@ async function drawEvidence(body, at, model, found) {
     name: `${model.model}-evidence`, axis: axisOf(at, model), start: answer.start, height: 320,
     told: `Evidence of ${named.length} layers in nats; the most is ${number(named.at(-1).most, 3)} in layer ${nameOf(named.at(-1).tap)}${level ? `, the alarm level ${number(level, 3)}` : ""}`,
     series: named.map(({ tap, values, most }, place) => ({ name: `layer ${nameOf(tap)}`, values, width: place >= named.length - 3 ? 2 : 1, colour: level && most >= level ? undefined : "#8a93a3" })),
-    levels: level ? [{ value: level, name: `alarm of a layer, ${number(level, 3)}`, colour: getComputedStyle(document.documentElement).getPropertyValue("--alarm") }] : [], unit: " nats",
+    levels: level ? [{ value: level, name: `alarm of a layer, ${number(level, 3)}`, colour: getComputedStyle(document.documentElement).getPropertyValue("--alarm") }] : [], unit: " nats", legend: false,
   });
   body.lastChild.textContent = "One line a layer; those that reached the alarm level are coloured. Hover tells which.";
 }
@@ -101,13 +106,14 @@ function listLayers(body, at, found) {
       { head: "Layer", left: true, cell: (one) => link(one.tap, { view: "layer" }, nameOf(one.tap)) },
       { head: "Evidence", cell: (one) => el("span", { class: one.active && "hot" }, number(one.evidence, 3)) },
       { head: "State", left: true, cell: (one) => (one === first ? "drift begins here" : one.active ? "drifts" : "quiet") },
-      { head: "PSI", cell: (one) => number(one.effects.psi, 3) }, { head: "Jensen-Shannon", cell: (one) => number(one.effects.jensen_shannon, 3) },
-      { head: "Wasserstein, σ", cell: (one) => number(one.effects.wasserstein, 3) }, { head: "Over its level", cell: (one) => number(one.effects.times_level, 3) },
-      { head: "Shift, σ", cell: (one) => signed(one.effects.mean_shift) }, { head: "Of", left: true, cell: (one) => one.shifted_statistic.replaceAll("_", " ") || "—" },
-      { head: "Units moved most", left: true, cell: (one) => el("span", {}, one.worst_channels.slice(0, 4).flatMap(([unit, moved]) => [link(one.tap, { view: "neuron", channel: unit }, String(unit)), ` ${signed(moved)}σ  `])) },
+      { head: "PSI", cell: (one) => effect(one.effects.psi) }, { head: "Jensen-Shannon", cell: (one) => effect(one.effects.jensen_shannon) },
+      { head: "Kolmogorov-Smirnov", cell: (one) => effect(one.effects.kolmogorov_smirnov) }, { head: "Wasserstein, σ", cell: (one) => effect(one.effects.wasserstein) },
+      ...(inReport ? [] : [{ head: "Frechet", cell: (one) => effect(one.effects.frechet) }]), { head: "Over its\u00a0level", cell: (one) => number(one.effects.times_level, 3) },
+      ...(inReport ? [] : [{ head: "Shift, σ", left: true, cell: (one) => [signed(one.effects.mean_shift), el("small", {}, one.shifted_statistic.replaceAll("_", " "))] }]),
+      { head: "Units moved most, σ", left: true, cell: (one) => one.worst_channels.slice(0, 2).map(([unit, moved]) => el("div", {}, link(one.tap, { view: "neuron", channel: unit }, String(unit)), ` ${signed(moved)}`)) },
       { head: "Alarms", cell: (one) => number(one.alarms) },
     ], found.layers),
-    el("p", { class: "note" }, "Effect sizes have their value under no drift subtracted; shifts are in standard deviations of the reference. Over its level: the largest effect over what 99.9% of windows without drift stay under. An alert needs evidence and an effect."),
+    el("p", { class: "note" }, `Effect sizes are of ${inReport ? "the range of this report" : `the last ${number(found.window_seconds)} seconds, ${number(found.window_requests, 6)} requests`}, and have their value without drift subtracted; shifts are in standard deviations of the reference. Over its level: the largest effect over what 99.9% of windows without drift stay under. An alert needs evidence and an effect.`),
   );
 }
 

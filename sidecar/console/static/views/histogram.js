@@ -1,7 +1,7 @@
 /** The values of a layer on an axis that is linear about zero and logarithmic beyond, of both signs. */
 
 import { number, share } from "../dom.js";
-import { draw } from "../plots.js";
+import { draw, room } from "../plots.js";
 
 const DECADES = 4;
 
@@ -17,8 +17,11 @@ export function drawHistogram(place, answers, tap, { name = `layer-${tap.layer}-
   const against = other ? "right" : "reference";
   const extent = 1.08 * Math.max(...mine.map((one) => Math.max(Math.abs(at(one.lower)), Math.abs(at(one.upper)))));
   const ticks = [0];
-  for (let power = 0; power <= DECADES; power += 1) ticks.push(linear * 10 ** power, -linear * 10 ** power);
+  const [nearest, step] = room(place, 42) > 2 * DECADES ? [0, 1] : [2, 2];
+  for (let power = nearest; power <= DECADES; power += step) ticks.push(linear * 10 ** power, -linear * 10 ** power);
   const shown = ticks.filter((value) => Math.abs(at(value)) <= extent).sort((a, b) => a - b);
+  const shares = [...mine, ...(theirs ?? [])].map((one) => one.share).filter((one) => one > 0);
+  const decades = Math.log10(Math.max(...shares) / Math.min(...shares));
   const quantiles = ours.quantiles;
   return draw(place, {
     name,
@@ -33,7 +36,7 @@ export function drawHistogram(place, answers, tap, { name = `layer-${tap.layer}-
     layout: () => ({
       height, bargap: 0, showlegend: Boolean(theirs),
       x: { title: "value, logarithmic away from zero", tickmode: "array", tickvals: shown.map(at), ticktext: shown.map((one) => number(one, 2)), showgrid: true, range: [-extent, extent] },
-      y: { title: "share of the values", type: "log", tickformat: "~%", nticks: 6 },
+      y: { title: "share of the values", type: "log", tickformat: "~%", dtick: decades < 2 ? "D2" : Math.ceil(decades / 5) },
     }),
     data: () => ({ heads: ["lower", "upper", "count", ...(ours.reference_count ? ["reference_count"] : [])], rows: ours.lower.map((low, i) => [low, ours.upper[i], ours.count[i], ...(ours.reference_count ? [ours.reference_count[i]] : [])]) }),
   });

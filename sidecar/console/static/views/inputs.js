@@ -64,7 +64,7 @@ function inputCard(one, most) {
   const [first, ...others] = one.tensors;
   return el("li", {},
     el("div", { class: "seen" }, drawnInput(first, one.positions, most)),
-    el("p", { class: "note" }, el("strong", {}, signed(one.peak, 4)), one.id === null ? null : [" ", el("code", {}, one.id)], " ", moment(one.at)),
+    el("p", { class: "note" }, el("strong", {}, signed(one.peak, 4)), one.id === null ? null : [" ", el("code", {}, one.id)], el("br"), moment(one.at)),
     others.length ? el("details", {}, el("summary", {}, `${others.length} more inputs`), others.map((other) => el("p", { class: "note" }, `${other.name}: `, listed(other)))) : null,
   );
 }

@@ -11,7 +11,9 @@ import { filled, nameOf, tapChoice, tapOf } from "./parts.js";
 
 const MOMENTS = ["mean", "rms", "kurtosis", "hoyer", "near_zero_share", "absmax"];
 const FILTERS = [["all", "all"], ["dead", "dead"], ["always_on", "always on"], ["massive", "massive"]];
-const ORDERS = ["absmax", "rms", "mean", "fire_rate", "outliers", "shift", "channel"];
+const ORDERS = {
+  absmax: "largest magnitude", rms: "rms", mean: "mean", fire_rate: "fire rate", outliers: "values of at least 6", shift: "shift", channel: "number",
+};
 
 export function layer(content) {
   const title = el("h1", {});
@@ -103,10 +105,10 @@ async function listUnits(body, units, at, where, range) {
   const order = at.order ?? "absmax";
   const controls = units.section.querySelector(".controls");
   if (!controls.contains(document.activeElement)) controls.replaceChildren(
-    choice("Order", ORDERS.map((one) => [one, one.replaceAll("_", " ")]), order, (value) => change({ order: value, offset: null })),
+    choice("Order", Object.entries(ORDERS), order, (value) => change({ order: value, offset: null })),
     choice("Only", FILTERS, filter, (value) => change({ filter: value, offset: null })),
   );
-  units.heading.textContent = `Units by ${order.replaceAll("_", " ")}`;
+  units.heading.textContent = `Units by ${ORDERS[order] ?? order}`;
   const answer = await ask("neurons", { ...where, ...range, filter, order, limit: 20, offset: at.offset });
   const place = { ...at, layer: where.layer, site: where.site };
   const offset = Number(at.offset ?? 0);
@@ -133,10 +135,10 @@ async function drawMoments(body, at, taps, model, tap) {
     body.replaceChildren(el("p", { class: "quiet" }, "Nothing is kept of this range."));
     return;
   }
-  if (!body.querySelector(".small")) body.replaceChildren(el("div", { class: "grid" }, MOMENTS.map((name) => el("div", { class: "small" }, el("h3", {}, name.replaceAll("_", " ")), el("div", {})))));
+  if (!body.querySelector(".small")) body.replaceChildren(el("div", { class: "grid" }, MOMENTS.map((name) => el("div", { class: "small" }, el("h3", { title: taps.statistics.find((one) => one.name === name)?.help }, name.replaceAll("_", " ")), el("div", {})))));
   await Promise.all(answers.map((answer, place) => {
     const row = answer.rows.findIndex((one) => one.layer === tap.layer && one.site === tap.site);
-    const known = taps.statistics.find((one) => one.name === answer.statistic)?.gaussian ?? (answer.statistic === "hoyer" ? GAUSSIAN.hoyer : null);
+    const known = taps.statistics.find((one) => one.name === answer.statistic)?.gaussian ?? null;
     const last = answer.values[row].findLast((one) => one !== null);
     return drawCourse(body.querySelectorAll(".small")[place].lastChild, {
       name: `layer-${tap.layer}-${answer.statistic}`, axis: kind, start: answer.start, height: 150,

@@ -27,7 +27,7 @@ export function drawLine(place, answers, series, open) {
     told: `Line of ${units.length} units of layer ${first.tap.layer}, ${SERIES[series].title}; 99% lie between ${number(usual[0], 3)} and ${number(usual[1], 3)}; ${labelled.length ? `spikes at ${labelled.map((one) => `${one.channel}: ${signed(one.mean)}`).join(", ")}` : "no spikes"}`,
     traces: (look) => [
       ...(band ? [{ ...quiet, x: units, y: band.low }, { ...quiet, x: units, y: band.high, fill: "tonexty", fillcolor: look.band }] : []),
-      ...(second ? [trace(units, second.channels[series], "right", look.quiet)] : []),
+      ...(second ? [trace(units, second.channels[series], "right", look.ink)] : []),
       trace(units, first.channels[series], second ? "left" : SERIES[series].title, look.accent),
     ],
     layout: (look) => ({
@@ -39,7 +39,7 @@ export function drawLine(place, answers, series, open) {
           font: { size: 11, color: look.ink }, bgcolor: look.paper, borderpad: 1, opacity: 0.95,
         })),
         { xref: "paper", x: 1, xanchor: "right", y: 1, yref: "paper", yanchor: "bottom", showarrow: false, font: { size: 11, color: look.quiet },
-          text: band ? "behind: values of the reference, mean ± σ" : `behind: 99% of the units, ${number(usual[0], 2)} to ${number(usual[1], 2)}` },
+          text: band ? (second ? "behind: reference ± σ" : "behind: values of the reference, mean ± σ") : `behind: 99% of the units, ${number(usual[0], 2)} to ${number(usual[1], 2)}` },
       ],
       showlegend: Boolean(second),
     }),

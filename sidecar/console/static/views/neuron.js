@@ -1,8 +1,8 @@
 /** One unit over time or training steps. */
 
-import { axisOf, asked, change, course } from "../address.js";
+import { axisOf, asked, change, course, href } from "../address.js";
 import { ask, inReport } from "../api.js";
-import { el, figures, number, panel, share, signed, table } from "../dom.js";
+import { choice, el, figures, number, panel, share, signed, table } from "../dom.js";
 import { drawCourse } from "../plots.js";
 import { replayed, strongest } from "./inputs.js";
 import { filled, nameOf, tapChoice, tapOf } from "./parts.js";
@@ -17,22 +17,24 @@ export function neuron(content) {
   const spread = panel("Spread over panes");
   const driven = panel("What drives it");
   const inputs = panel("Inputs that are kept");
-  const ofRequests = inReport ? [] : [driven.section, inputs.section];
+  const written = panel("Units in this report");
+  const ofRequests = inReport ? [written.section] : [driven.section, inputs.section];
   let shown = "";
   content.replaceChildren(el("div", { class: "title" }, title, controls), now.section, history.section, ...ofRequests, spread.section);
   return async ({ at, model }) => {
     const tap = tapOf(at, model);
     const where = { model: model.model, version: model.version, layer: tap.layer, site: tap.site };
-    const channel = at.channel === undefined ? await hottest(where, asked(at, model)) : Number(at.channel);
+    const units = inReport ? (await ask("units", { layer: tap.layer, site: tap.site })).units : [];
+    const channel = at.channel !== undefined ? Number(at.channel) : units[0]?.channel ?? await hottest(where, asked(at, model));
     const kind = axisOf(at, model);
     title.textContent = `Unit ${channel.toLocaleString("en")} of layer ${nameOf(tap)}`;
-    if (!controls.contains(document.activeElement)) controls.replaceChildren(tapChoice(model, tap), unitField(channel, tap));
+    if (!controls.contains(document.activeElement)) controls.replaceChildren(tapChoice(model, tap), inReport ? unitChoice(channel, units) : unitField(channel, tap));
     history.heading.textContent = kind === "time" ? "Over time" : "Over training steps";
     if (shown !== `${tap.layer} ${tap.site} ${channel}`) inputs.body.replaceChildren(el("p", { class: "quiet" }, "Running inputs again."));
     shown = `${tap.layer} ${tap.site} ${channel}`;
     const unit = { ...where, channel };
     await Promise.all([
-      ...(inReport ? [] : [
+      ...(inReport ? [filled(written.body, (body) => listWritten(body, units, at, where, asked(at, model)))] : [
         filled(driven.body, async (body) => strongest(body, await ask("drivers", unit), at)),
         filled(inputs.body, async (body) => replayed(body, await ask("inputs", unit), at)),
       ]),
@@ -61,6 +63,26 @@ async function hottest(where, range) {
 function unitField(channel, tap) {
   const field = el("input", { type: "number", min: 0, max: tap.channels - 1, value: channel, onchange: (event) => change({ channel: event.target.value }) });
   return el("label", {}, el("span", {}, "Unit"), field);
+}
+
+/** Of a report: only the courses of some units are in it. */
+function unitChoice(channel, units) {
+  const there = units.map((one) => [one.channel, `${one.channel.toLocaleString("en")} · ${one.reasons.join(", ")}`]);
+  const other = units.some((one) => one.channel === channel) ? [] : [[channel, `${channel.toLocaleString("en")} · no course`]];
+  return choice("Unit", [...other, ...there], channel, (value) => change({ channel: value }));
+}
+
+async function listWritten(body, units, at, where, range) {
+  const { channels } = await ask("layer", { ...where, ...range, spikes: 40 });
+  const of = (name) => ({ channel }) => number(channels[name][channel]);
+  body.replaceChildren(
+    table("Units in this report", [
+      { head: "Unit", cell: ({ channel }) => el("a", { href: href({ ...at, layer: where.layer, site: where.site, channel }) }, channel.toLocaleString("en")) },
+      { head: "Why", left: true, cell: (one) => one.reasons.join(", ") },
+      { head: "Mean", cell: of("mean") }, { head: "Rms", cell: of("rms") }, { head: "Largest", cell: of("absmax") }, { head: "Fires", cell: ({ channel }) => share(channels.fire_rate[channel]) },
+    ], units),
+    el("p", { class: "note" }, "Of these units of the layer the course is in this report; of all others, what they were in its range."),
+  );
 }
 
 async function standing(body, where, range, channel) {

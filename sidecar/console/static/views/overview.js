@@ -1,10 +1,10 @@
 /** What is wrong now, in a sentence; the traffic; and all layers against time or training steps. */
 
 import { axisOf, change, course, href, lasting } from "../address.js";
-import { ask } from "../api.js";
+import { ask, inReport } from "../api.js";
 import { choice, el, figures, moment, number, panel, share } from "../dom.js";
 import { plateau, quantile } from "../indices.js";
-import { DIVERGING, SEQUENTIAL, draw, drawCourse, plain } from "../plots.js";
+import { DIVERGING, SEQUENTIAL, draw, drawCourse, plain, room } from "../plots.js";
 import { troubles } from "./troubles.js";
 import { filled, nameOf } from "./parts.js";
 
@@ -36,6 +36,7 @@ function spoken(trouble, at) {
 }
 
 function healthy(model, served, state) {
+  if (inReport) return model.last === null ? "A report of what was kept of this version." : `What was kept of this version from ${moment(model.first)} to ${moment(model.last)}.`;
   if (!served) {
     const until = model.last === null ? "" : `, until ${moment(model.last)}`;
     return `This version is not served now. What is shown is what was kept of it${until}.`;
@@ -70,7 +71,7 @@ async function heatmap(body, heat, at, taps, model) {
   let note = body.querySelector(".note");
   if (!note) body.replaceChildren(el("div", {}), (note = el("p", { class: "note" })));
   const mark = peakOf(values);
-  await draw(body.firstChild, picture({ answer, rows, values, kind, name, each, mark, at }));
+  await draw(body.firstChild, picture({ answer, rows, values, kind, name, each, mark, at, most: room(body.firstChild, 85) }));
   note.replaceChildren(el("span", {}, about?.help ?? ""), " ", mark ? el("strong", {}, wordsOf(mark, rows, answer, kind)) : "");
 }
 
@@ -88,7 +89,7 @@ function wordsOf({ row, column, value, plateau: [first, last] }, rows, answer, k
   return `Peak ${number(value)} in layer ${nameOf(rows[row])} at ${told(column)}${high}.`;
 }
 
-function picture({ answer, rows, values, kind, name, each, mark, at }) {
+function picture({ answer, rows, values, kind, name, each, mark, at, most: labelled }) {
   const shown = each ? values.map(ranked) : values;
   const flat = shown.flat().filter((one) => one !== null);
   const signed = !each && SIGNED.has(name) && flat.some((one) => one < 0);
@@ -97,7 +98,7 @@ function picture({ answer, rows, values, kind, name, each, mark, at }) {
   // By place and not by moment: panes of several spans would leave cells of all widths.
   const x = answer.start.map((_, place) => place);
   const brief = answer.start.at(-1) - answer.start[0] < 7200;
-  const ticks = pick(x, x.length <= 12 ? 12 : 8);
+  const ticks = pick(x, Math.min(labelled, x.length <= 12 ? 12 : 8));
   const told = (place) => (kind === "time" ? moment(answer.start[place]).slice(...(brief ? [11] : [5, 16])) : answer.start[place].toLocaleString("en"));
   const labels = rows.map(nameOf);
   return {
@@ -140,11 +141,12 @@ function pick(list, most) {
 
 async function drawTraffic(body, at, model, served, state) {
   const answer = await ask("matrix", { model: model.model, version: model.version, statistic: "requests", columns: 240, ...course(at, model) });
-  if (!body.querySelector(".course")) body.replaceChildren(el("div", {}), el("div", { class: "course" }));
+  if (!body.querySelector(".course")) body.replaceChildren(el("div", {}), el("h3", {}), el("div", { class: "course" }));
   const telemetry = served && served.inference_seconds ? served.telemetry_seconds / served.inference_seconds : null;
-  body.firstChild.replaceChildren(figures([
+  const observed = answer.requests.reduce((sum, one) => sum + one, 0);
+  body.firstChild.replaceChildren(figures(inReport ? [["Requests observed", number(observed, 6)], ["Layers tapped", number(model.taps.length)]] : [
     ["Ready", served ? (served.ready ? "yes" : "no") : "not served"],
-    ["Requests observed", served ? number(served.sampled_requests, 6) : number(answer.requests.reduce((sum, one) => sum + one, 0), 6)],
+    ["Requests observed", number(served ? served.sampled_requests : observed, 6)],
     ["Sample rate", served ? share(served.sample_rate) : "—"],
     ["Telemetry beside inference", telemetry === null ? "—" : share(telemetry)],
     ["Judged by drift", state ? number(state.judged_requests, 6) : "—"],
@@ -154,8 +156,10 @@ async function drawTraffic(body, at, model, served, state) {
   // A pane that is still open has not had its time yet.
   const open = (place) => answer.start[place] + answer.seconds[place] > Date.now() / 1000;
   const values = answer.requests.map((one, place) => (kind === "step" ? one : open(place) ? null : one / answer.seconds[place]));
+  const named = kind === "time" ? "Observed requests a second" : "Observed requests";
+  body.children[1].textContent = named;
   await drawCourse(body.lastChild, {
     name: `${model.model}-requests`, told: `Observed requests, ${values.length} points, the last ${number(values.findLast((one) => one !== null))}`, axis: kind, start: answer.start,
-    series: [{ name: kind === "time" ? "observed requests a second" : "observed requests", values }], height: 170,
+    series: [{ name: named, values }], height: 170,
   });
 }
