@@ -53,10 +53,12 @@ A gauge that cannot be known yet, such as a distance before the reference is rea
 | `site` | where in the layer: `resid`, `attn_out`, `mlp_out`, `logits`, `stage`, or the module's name |
 | `method` | `ModelInfer`, `ModelStreamInfer`, `Check` or `Watch` of the health service, or `other` |
 | `code` | gRPC status name, for example `OK` or `INVALID_ARGUMENT` |
-| `kind` | `nan`, `+inf` or `-inf`; of a cause `numeric`, `mix` or `covariate` |
+| `device` | number of a GPU |
+| `kind` | `nan`, `+inf`, `-inf`; of memory `allocated`, `reserved`, `total`; of a cause `numeric`, `mix`, `covariate` |
 | `format` | a number format: `float16`, `bfloat16`, `e4m3` or `e5m2` |
 | `result` | `sent`, `failed` or `dropped` |
 | `setting` | settings of `[server]` that name the files |
+| `class`, `side` | number of a predicted class, or `others`; `reference` or `window` |
 | `rank` | 1 for the channel that moved most |
 | `reason`, `part` | see the metric |
 

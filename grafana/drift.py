@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 from panels import Panel, Query, Row, dashboard
-from queries import ANNOTATIONS, BY_MODEL, OF_A_TAP, OF_LAYERS, TAP, layers, model, tap
+from queries import (
+    ANNOTATIONS,
+    BY_MODEL,
+    MODEL,
+    OF_A_TAP,
+    OF_LAYERS,
+    TAP,
+    layers,
+    model,
+    tap,
+    tap_at_instance,
+)
+
+
+def _classes(expr: str, instance: str) -> Query:
+    """One line for each predicted class."""
+    return Query(expr.format(MODEL), f"{BY_MODEL} {{{{class}}}}{instance}")
 
 
 def _effect(series: str) -> Query:
@@ -68,7 +84,7 @@ EFFECTS = Row("Effect sizes", (
         "Mean shift",
         "Shift of the request statistic that moved most, in standard deviations of the reference's requests; empty "
         "until the reference is ready. Good: within half a standard deviation of 0.",
-        "short", (tap("sidecar_drift_mean_shift_sigmas", "avg", within=TAP),), 8, links=OF_A_TAP,
+        "short", (tap_at_instance("sidecar_drift_mean_shift_sigmas"),), 8, links=OF_A_TAP,
     ),
     Panel(
         "Jensen-Shannon divergence",
@@ -110,24 +126,44 @@ CAUSES = Row("Causes and classes", (
         "short", (model("sidecar_drift_cause_kind", "max", f"{BY_MODEL} {{{{kind}}}}", also="kind"),), 8, low=0, high=1,
     ),
     Panel(
-        "Class mix",
-        "Evidence that the shares of the predicted classes changed, as a share of a layer's alarm level; 0 of what is "
-        "no classifier or is judged class by class. Good: below 80%.",
+        "Evidence of another class mix",
+        "Evidence that the shares of the predicted classes changed, as a share of the level at which it alarms alone "
+        "(ln 4 above the model's); 0 of what is no classifier or is judged class by class. Good: below 80%.",
         "percentunit", (model("model:sidecar_drift_class_evidence:level_ratio", "max"),), 8, low=0, steps=((1, "red"),),
+    ),
+    Panel(
+        "Class mix",
+        "Share of each predicted class over drift.window_seconds: the reference's ten most frequent, and all others. "
+        "Good: steady, or swinging as the day does. Empty without a classifier or a complete reference.",
+        "percentunit",
+        (_classes('avg by (model, version, class) (sidecar_drift_class_ratio{{{}, side="window"}})', ""),), 12, low=0,
+    ),
+    Panel(
+        "Classes whose share changed",
+        "Share of each predicted class less its share in the reference. Good: around 0; with 1,000 requests in the "
+        "window chance alone moves a class of 10% by up to 3 points.",
+        "percentunit",
+        (_classes(
+            'max by (model, version, class, instance) (sidecar_drift_class_ratio{{{0}, side="window"}} '
+            '- ignoring (side) sidecar_drift_class_ratio{{{0}, side="reference"}})', " {{instance}}",
+        ),),
+        12,
     ),
 ))  # fmt: skip
 
 BETWEEN = Row("Between requests", (
     Panel(
         "Requests that look different",
-        "Share of requests with a firing pattern of their own, at the tap where it is least. Good: steady, and near "
-        "100% for free text. SidecarRepetition fires when it falls to half.",
+        "Distinct firing patterns (signs of 32 projections of channel means) as a share of "
+        "requests, at the tap where it is least. Good: steady; fewer where requests repeat or resemble each other. "
+        "SidecarRepetition fires when it falls to half.",
         "percentunit", (model("sidecar_instability_distinct_ratio", "min"),), 8, low=0, high=1,
     ),
     Panel(
         "Directions in which requests differ",
-        "Participation ratio and effective rank of five request statistics, 1 to 5, at the tap where each is least. "
-        "Good: steady. 1 says that all requests differ in one way only.",
+        "Participation ratio and effective rank of 32 projections of channel means, 1 to 32 (GPU: of 5 request "
+        "statistics, 1 to 5), at the tap where each is least. Good: steady. 1 says that all requests differ in one way "
+        "only.",
         "short",
         (
             model("sidecar_instability_participation_ratio", "min", f"{BY_MODEL} participation ratio"),
@@ -198,7 +234,7 @@ VERSIONS = Row("Versions, each against the model's first", (
         "Mean shift against the first version",
         "Shift of the request statistic that differs most, in standard deviations of the first version's requests; "
         "empty where one version is served. Good: within half a standard deviation of 0.",
-        "short", (tap("sidecar_version_mean_shift_sigmas", "avg", within=TAP),), 8, links=OF_A_TAP,
+        "short", (tap_at_instance("sidecar_version_mean_shift_sigmas"),), 8, links=OF_A_TAP,
     ),
 ))  # fmt: skip
 

@@ -145,6 +145,16 @@ PROCESS_ROW = Row("Process", (
         8, low=0,
     ),
     Panel(
+        "GPU memory",
+        "Memory of each GPU that torch allocated to tensors, keeps reserved, and all there is; 0 without a GPU. Good: "
+        "reserved flat and below the total. ONNX Runtime's own is not in it; utilisation is DCGM's to say.",
+        "bytes", (Query(
+            f"sidecar_gpu_memory_bytes{{{PROCESS}}} or sum by (instance) (sidecar_series{{{PROCESS}}}) * 0",
+            "{{instance}} {{device}} {{kind}}",
+        ),),
+        8, low=0,
+    ),
+    Panel(
         "Open files and uptime",
         "Open file descriptors, connections among them, and hours since the start. Good: files flat, hours rising.",
         "short",
@@ -163,12 +173,12 @@ PROCESS_ROW = Row("Process", (
             f" or sum by (instance) (sidecar_series{{{PROCESS}}}) * 0",
             "{{instance}} {{setting}}",
         ),),
-        12, low=0, high=1,
+        8, low=0, high=1,
     ),
     Panel(
         "Time to load",
         "What loading, warming up and checking a version took when it was loaded last. Good: steady.",
-        "s", (model("sidecar_model_load_seconds", "max"),), 12, low=0,
+        "s", (model("sidecar_model_load_seconds", "max"),), 8, low=0,
     ),
 ))  # fmt: skip
 

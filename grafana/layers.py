@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from panels import Panel, Query, Row, dashboard
-from queries import ANNOTATIONS, OF_A_TAP, OF_LAYERS, TAP, TO_NEURON, layers, model, tap
+from queries import ANNOTATIONS, OF_A_TAP, OF_LAYERS, TAP, TO_NEURON, layers, model, tap, tap_at_instance
 
 
 def _tap(series: str, over_instances: str, legend: str = "{{model}} {{version}} {{layer}}/{{site}}") -> Query:
@@ -11,7 +11,6 @@ def _tap(series: str, over_instances: str, legend: str = "{{model}} {{version}} 
 
 
 _QUANTILES = ("q01", "q25", "q50", "q75", "q99")
-_CHANNEL = "by (model, version, layer, site)"
 
 VALUES = Row("Values", (
     Panel(
@@ -171,12 +170,13 @@ OUTLIERS = Row("Outliers", (
 NEURONS = Row("Top neurons", (
     Panel(
         "Channels that moved most, now",
-        "The channel of each layer whose mean moved most from the reference, and how far in standard deviations of "
-        "the channel; empty until the reference is ready. Good: shifts within 1, and channels that take turns.",
+        "Of each layer and instance the channel whose mean moved most from the reference, and how far in standard "
+        "deviations of the channel; empty until the reference is ready. Good: shifts within 1, and channels that take "
+        "turns.",
         "short",
         (
-            Query(f"max {_CHANNEL} (sidecar_drift_worst_channel{{{TAP}}})", "channel"),
-            Query(f"avg {_CHANNEL} (sidecar_drift_worst_channel_shift_sigmas{{{TAP}}})", "shift in sigmas"),
+            tap_at_instance("sidecar_drift_worst_channel", "channel"),
+            tap_at_instance("sidecar_drift_worst_channel_shift_sigmas", "shift in sigmas"),
         ),
         12, "table", links=(TO_NEURON,),
     ),
@@ -184,7 +184,7 @@ NEURONS = Row("Top neurons", (
         "Shift of that channel",
         "How far the mean of the channel that moved most lies from the reference, in standard deviations of the "
         "channel. Good: within 1 of 0. The same channel in one layer only speaks of that channel's weights.",
-        "short", (_tap("sidecar_drift_worst_channel_shift_sigmas", "avg"),), 12, links=OF_A_TAP,
+        "short", (tap_at_instance("sidecar_drift_worst_channel_shift_sigmas"),), 12, links=OF_A_TAP,
     ),
 ))  # fmt: skip
 

@@ -64,6 +64,11 @@ def tap(series: str, over_instances: str, *, within: str = SITE, legend: str = B
     return Query(f"{over_instances} by (model, version, layer, site) ({series}{{{within}}})", legend)
 
 
+def tap_at_instance(series: str, legend: str = f"{BY_TAP} {{{{instance}}}}") -> Query:
+    """One line for each chosen layer, site and instance: of what has a sign, or goes with another series' channel."""
+    return Query(f"max by (model, version, layer, site, instance) ({series}{{{TAP}}})", legend)
+
+
 def layers(series: str, over_the_rest: str) -> Query:
     """One line for each layer, named by its number alone, as the heatmap's rows need it."""
     return Query(f"{over_the_rest} by (layer) ({series}{{{SITE}}})", "{{layer}}")

@@ -13,10 +13,12 @@ from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
 from sidecar.export.exposition import Exposition
 from sidecar.export.files import StaleFiles
+from sidecar.export.gpu import GpuMemory
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.triton import TritonNames
 from sidecar.model import STOP_SECONDS, Model
 from sidecar.recall import Memory
+from sidecar.runtime.memory import gpu_memory
 from sidecar.server.security import Role
 from sidecar.server.server import Server
 from sidecar.settings import Settings
@@ -59,6 +61,7 @@ class Sidecar:
         )
         tokens, certificates = self._grpc.tokens, self._grpc.certificates
         registry.register(StaleFiles(self._stale))
+        registry.register(GpuMemory(gpu_memory))
         console = application(
             Exposition(registry, settings.capture.drain_seconds),
             Standing(

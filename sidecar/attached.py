@@ -17,9 +17,11 @@ from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError, ModelError
 from sidecar.export.activations import ActivationCollector
 from sidecar.export.exposition import Exposition
+from sidecar.export.gpu import GpuMemory
 from sidecar.model import STOP_SECONDS, Model
 from sidecar.recall import Memory
 from sidecar.runtime.attached import AttachedRuntime
+from sidecar.runtime.memory import gpu_memory
 from sidecar.runtime.modules import first_tensor
 from sidecar.server import tls
 from sidecar.server.security import Role, Tokens
@@ -54,6 +56,7 @@ class Attached:
             registry = CollectorRegistry()
             memory.register(registry)
             registry.register(ActivationCollector(watched, window, settings.export.max_series))
+            registry.register(GpuMemory(gpu_memory))
             tokens, certificates = Tokens(settings.server), tls.certificates(settings.server)
             console = application(
                 Exposition(registry, settings.capture.drain_seconds),

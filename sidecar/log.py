@@ -25,6 +25,8 @@ def configure(settings: LogSettings, stream: IO[str]) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Json() if settings.format == "json" else Console())
     handler.addFilter(Limited(("sidecar.access", "uvicorn.error"), per_second=10, burst=100))
+    # An error and its traceback for the operator, which a client causes as often as it sends what the model cannot do.
+    handler.addFilter(Limited(("sidecar.model",), per_second=0.1, burst=10, below=logging.CRITICAL))
     handler.addFilter(_quotes_no_metadata)
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -99,20 +101,26 @@ def _word(value: str) -> str:
 class Limited(logging.Filter):
     """Of `loggers` together lets `per_second` lines through, `burst` at once; the next says how many it `suppressed`.
 
-    For what any client can cause, which is never an error: those all pass.
+    below: lines of this level and above all pass. What any client can cause is mostly not an error.
     """
 
     def __init__(
-        self, loggers: Collection[str], per_second: float, burst: int, clock: Clock = time.monotonic
+        self,
+        loggers: Collection[str],
+        per_second: float,
+        burst: int,
+        clock: Clock = time.monotonic,
+        below: int = logging.ERROR,
     ) -> None:
         super().__init__()
         self._loggers = loggers
+        self._below = below
         self._per_second, self._burst, self._clock = per_second, burst, clock
         self._left, self._then = float(burst), clock()
         self._suppressed = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name not in self._loggers or record.levelno >= logging.ERROR:
+        if record.name not in self._loggers or record.levelno >= self._below:
             return True
         now = self._clock()
         self._left = min(self._left + (now - self._then) * self._per_second, self._burst)

@@ -173,13 +173,18 @@ class Batch(Protocol):
     def fail(self, error: BaseException) -> None:
         """The model raised."""
 
+    def abort(self) -> None:
+        """Whatever should have answered it went wrong: nobody shall wait for that."""
+
 
 class Batches(Protocol):
     """What waits to be run by a model."""
 
-    def serve(self, run: Callable[[Batch], bool]) -> None:
+    def serve(self, run: Callable[[Batch], bool], first: Batch | None = None) -> None:
         """Give `run` one batch after the other on this thread, until no more will come or `run` returns False: then
         another thread has taken its place. May be called on several threads, which divide the batches among them.
+
+        first: one that a thread took and could not answer.
         """
 
 

@@ -151,6 +151,15 @@ def test_the_number_of_lines_left_out_stands_in_the_next_one(written):
     assert [line["message"] for line in lines[:100]] == [str(number) for number in range(100)]
 
 
+def test_what_a_model_cannot_do_is_written_ten_times_at_once_with_its_traceback(written):
+    stream = written("json")
+    for number in range(1000):
+        logging.getLogger("sidecar.model").error("%d", number, exc_info=ValueError("odd"))
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["message"] for line in lines] == [str(number) for number in range(10)]
+    assert all("ValueError: odd" in line["exception"] for line in lines)
+
+
 async def test_metadata_that_grpcio_cannot_read_is_not_written(written):
     """Over a real port, because the words are grpcio's."""
     stream = written("json", level="debug")

@@ -196,7 +196,7 @@ def model_status(source: Watched, window_seconds: float) -> dict[str, Any]:
         "layer_alarm_level": drift.layer_alarm_level,
         "model_alarms": drift.model_alarms,
         "direction_evidence": drift.direction_evidence,
-        "output": asdict(drift.output) if drift.output else None,
+        "output": plain(asdict(drift.output)) if drift.output else None,
         "cause": plain(asdict(drift.cause)) if drift.cause else None,
         "across_layers": plain(asdict(drift.across)),
     }

@@ -20,15 +20,15 @@ from sidecar.drift.weighted import Array, Scale, Weighted, ratio
 class Between:
     """NaN with fewer than three requests, or without variance where a ratio needs one.
 
-    distinct_share: different requests as a share of all, 1 where no two look alike.
+    distinct_share: distinct firing patterns (`sketch.patterns`) as a share of all requests, 1 where no two are alike.
     participation_ratio, effective_rank: in how many directions requests differ, 1 to the number of them.
     self_similarity: mean cosine between a request and the next, about the reference's centre; about 0 in
         independent traffic, 1 where a layer answers everything alike, but not as it used to.
     variance_share: between requests, of the variance of all values, 0 to 1.
     autocorrelation: of the request means, from one to the next; below 0 where they alternate.
     sign_changes: share of steps across the median; a half in independent traffic.
-    of_channel_means: directions and self-similarity are those of 32 projections of each request's channel means, and
-        not of its five statistics.
+    of_channel_means: patterns, directions and self-similarity are those of 32 projections of each request's channel
+        means, and not of its statistics.
     """
 
     distinct_share: float

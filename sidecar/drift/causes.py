@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sidecar.drift.effects import largest, shifts
 from sidecar.drift.groups import Groups, ShareChange, share_changes, with_mix_of
+from sidecar.drift.strata import Labels
 from sidecar.drift.weighted import Weighted
 from sidecar.timeline.strongest import KeepIds, hashed
 from sidecar.types import Tap
@@ -64,13 +65,20 @@ class Cause:
 class Requests:
     """Statistics and groups of the same requests, in order.
 
-    broken: bool[n], those with NaN or infinite values. ids: empty where they are not to be shown.
+    broken: bool[n], those with NaN or infinite values. counted: bool[n], those of which shares are taken.
+    ids: empty where they are not to be shown.
     """
 
     rows: Weighted
     broken: npt.NDArray[np.bool_]
+    counted: npt.NDArray[np.bool_]
     groups: Groups
     ids: Sequence[str] = ()
+
+    @property
+    def mix(self) -> Labels:
+        """Groups of those that are counted."""
+        return self.groups.deciding[self.counted]
 
 
 def first_suspect(suspects: Sequence[Suspect], *, model_active: bool) -> Suspect | None:
@@ -85,7 +93,7 @@ def cause(suspect: Suspect, names: Sequence[str], reference: Requests, window: R
     moved = shifts(reference.rows, window.rows)
     column = largest(moved)
     shift = float(moved[column]) if column >= 0 else math.nan
-    changes = share_changes(reference.groups.deciding, window.groups.deciding)
+    changes = share_changes(reference.mix, window.mix)
     left = np.full(len(names), math.nan)
     if column >= 0 and np.any(window.groups.deciding != ""):
         alike = with_mix_of(reference.rows, reference.groups.deciding, window.rows, window.groups.deciding)

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sidecar.drift.ranks import Integers
+from sidecar.drift.scores import FIT_STRIDE
 from sidecar.drift.strata import Labels, labels
-from sidecar.drift.weighted import Weighted
+from sidecar.drift.weighted import Weighted, ratio
 from sidecar.sketch import OutputRows, Reading
 
 ROUTE = "sidecar_route"
 MOST_NAMES = 64
+MOST_CLASSES = 10
 OTHERS = "others"
+NAMELESS: Labels = np.array([], "U")
 _NOTICED = 4.0
 LEAST_REQUESTS = 20
 
@@ -24,19 +28,19 @@ LEAST_REQUESTS = 20
 class Groups:
     """One name a request, str[n] each, "" where it has none.
 
-    classes: predicted by a classifier. routes: values of the request parameter `sidecar_route`, the 64 most frequent by
-    name and "others" for the rest.
+    classes: predicted by a classifier. routes: values of the request parameter `sidecar_route`, see `frequent`.
     """
 
     classes: Labels
     routes: Labels
 
     @classmethod
-    def of(cls, readings: Sequence[Reading]) -> Groups:
-        none = [np.array([], "U")]
+    def of(cls, readings: Sequence[Reading], known: Labels) -> Groups:
+        """known: the routes of what these are compared with."""
+        none = [NAMELESS]
         classes = [class_names(one.outputs, one.requests) for one in readings]
         routes = [labels(one, ROUTE) for one in readings]
-        return cls(np.concatenate(classes or none), frequent(np.concatenate(routes or none)))
+        return cls(np.concatenate(classes or none), frequent(np.concatenate(routes or none), known))
 
     @property
     def deciding(self) -> Labels:
@@ -51,10 +55,17 @@ def class_names(outputs: OutputRows | None, requests: int) -> Labels:
     return np.array(["" if one < 0 else str(one) for one in outputs.predicted.tolist()], dtype=np.str_)
 
 
-def frequent(names: Labels) -> Labels:
-    """The 64 most frequent names as they are, and "others" for all further ones."""
-    known = {name for name, _ in Counter(names.tolist()).most_common(MOST_NAMES)}
-    return np.array([one if one in known else OTHERS for one in names.tolist()], dtype=np.str_)
+def frequent(names: Labels, known: Labels = NAMELESS) -> Labels:
+    """Up to 64 names as they are, and "others" for all further ones: the `known`, then the most frequent.
+
+    With what they are compared with as `known`, a name is never among the others on one side only. Frequent is what is
+    among every fourth request: shares of the rest are not too large for having been chosen by them.
+    """
+    kept = set(known.tolist())
+    requests = Counter(names[::FIT_STRIDE].tolist())
+    new = sorted(set(names.tolist()) - kept, key=lambda name: (-requests[name], name))
+    kept.update(new[: max(MOST_NAMES - len(kept), 0)])
+    return np.array([one if one in kept else OTHERS for one in names.tolist()], dtype=np.str_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +95,36 @@ def share_changes(reference: Labels, window: Labels) -> tuple[ShareChange, ...]:
         if abs(z) >= _NOTICED:
             changes.append(ShareChange(group, expected, seen, z))
     return tuple(sorted(changes, key=lambda change: (-abs(change.z), change.group)))
+
+
+@dataclass(frozen=True, slots=True)
+class ClassShare:
+    """Shares, 0 to 1, of a predicted class among the requests with one; the window's is NaN without any.
+
+    name: its number, or "others" for all that are not among the reference's ten most frequent.
+    """
+
+    name: str
+    reference: float
+    window: float
+
+
+def class_shares(reference: Integers, window: Integers, classes: int) -> tuple[ClassShare, ...]:
+    """Most frequent class first. reference, window: int64[n] and [m], predicted classes, -1 where none was.
+
+    classes: how many there are at least; up to ten of them are named even if the reference has none.
+
+    As with `frequent`, every fourth request of the reference says which classes, and the rest what their shares are.
+    """
+    choosing = reference[::FIT_STRIDE]
+    requests = np.bincount(choosing[choosing >= 0], minlength=classes)
+    chosen = np.argsort(-requests, kind="stable")[:MOST_CLASSES]
+    sides = []
+    for side in (np.delete(reference, slice(None, None, FIT_STRIDE)), window):
+        known = side[side >= 0]
+        named = (known[:, None] == chosen).sum(axis=0)
+        sides.append(ratio(np.append(named, len(known) - named.sum()), np.array(len(known))).tolist())
+    return tuple(map(ClassShare, [*map(str, chosen.tolist()), OTHERS], *sides))
 
 
 def _ample(names: Labels) -> Labels:

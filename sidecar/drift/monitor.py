@@ -17,7 +17,7 @@ from sidecar.drift.comparison import expected_of
 from sidecar.drift.effects import worst_channels
 from sidecar.drift.evidence import ACROSS, EDetector
 from sidecar.drift.frechet import Gaussians
-from sidecar.drift.groups import Groups
+from sidecar.drift.groups import Groups, class_shares
 from sidecar.drift.instability import AcrossLayers, instability
 from sidecar.drift.judge import Judge
 from sidecar.drift.keeping import Keeping
@@ -93,6 +93,7 @@ class DriftMonitor:
         self._detector = EDetector([len(SCORES)] * wanted.size, self._run_length, wanted)
         self._keeping = Keeping(settings.state, model, version) if settings.state else None
         self._kept_at = math.inf
+        self._reference_kept = True
         reference = reference or self._kept(model)
         if reference:
             reference.check(model, taps, settings.stratify_by)
@@ -125,8 +126,8 @@ class DriftMonitor:
                 if self._builder.complete:
                     self._judge_by(self._builder.build())
                     del self._builder
-                    if self._keeping and self._judge:
-                        self._keeping.keep_reference(self._judge.reference)
+                    self._reference_kept = False
+                    self._keep(reading.at)
 
     def _update(self, judge: _Judge, reading: Reading, projections: Projections) -> None:
         # The share of those sampled for their route's sake changes with the rate, as drift would.
@@ -138,7 +139,7 @@ class DriftMonitor:
         judge.evidence.update(rows, outputs, strata, self._rng, distances)
 
     def keep(self) -> None:
-        """Write the evidence down, where the settings name a folder; called when the model stops.
+        """Write reference and evidence down, where the settings name a folder; called when the model stops.
 
         Raises BaselineError when it cannot be written.
         """
@@ -149,6 +150,9 @@ class DriftMonitor:
         # Before it is written, so that a full disk costs one attempt a minute.
         self._kept_at = at
         if self._keeping and self._judge:
+            if not self._reference_kept:
+                self._keeping.keep_reference(self._judge.reference)
+                self._reference_kept = True
             self._keeping.keep(self._judge.evidence, self._judge.reference, self._rng)
 
     def state(self, pace: Callable[[], None] = lambda: None) -> DriftState:
@@ -237,22 +241,29 @@ class DriftMonitor:
             layers=layers,
             across=AcrossLayers.of(windows),
             cause=self._cause(layers, readings, seen),
-            output=self._output(),
+            output=self._output(readings),
             direction_evidence=float(detector.layer_evidence[-ACROSS:].max()),
             strata=self._judge.strata.names if self._judge else (),
         )
 
-    def _output(self) -> OutputDrift | None:
+    def _output(self, readings: Sequence[Reading]) -> OutputDrift | None:
+        reference = self.reference
+        if not reference or not reference.outputs:
+            return None
         beyond = slice(len(self._taps), -ACROSS)
         latches = self._detector.layers[beyond]
-        if not latches:
-            return None
+        predicted = [one.outputs.predicted[one.common] for one in readings if one.outputs]
         evidence, *classes = self._detector.layer_evidence[beyond].tolist()
         return OutputDrift(
             evidence,
             class_evidence=classes[0] if classes else 0.0,
             active=any(latch.active for latch in latches),
             alarms=sum(latch.alarms for latch in latches),
+            shares=class_shares(
+                reference.outputs.predicted[reference.common],
+                np.concatenate([np.empty(0, np.int64), *predicted]),
+                reference.outputs.logits.shape[1],
+            ),
         )
 
     def _cause(
@@ -273,11 +284,17 @@ class DriftMonitor:
         return cause(
             suspect,
             FEATURES,
-            Requests(self._judge.expected[index].rows, reference.rows[index, :, -1] > 0, reference.groups),
+            Requests(
+                self._judge.expected[index].rows,
+                reference.rows[index, :, -1] > 0,
+                reference.counted,
+                reference.groups,
+            ),
             Requests(
                 seen.at(index),
                 np.concatenate([np.empty(0), *nonfinite]) > 0,
-                Groups.of(readings),
+                np.concatenate([np.empty(0, np.bool_), *[one.common for one in readings]]),
+                Groups.of(readings, reference.routes),
                 shown(ids, self._keep_ids),
             ),
         )

@@ -67,6 +67,13 @@ class Reference:
         return int(np.count_nonzero(self.common))
 
     @property
+    def counted(self) -> npt.NDArray[np.bool_]:
+        """bool[observed requests], those that tell shares of groups: common, and none that chose names for routes."""
+        counted = self.common.copy()
+        counted[::FIT_STRIDE] = False
+        return counted
+
+    @property
     def groups(self) -> Groups:
         return Groups(class_names(self.outputs, len(self.weights)), self.routes)
 

@@ -33,17 +33,22 @@ _HUGE = 1e30
 
 def stack_rows(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> Array:
     """Rows as one array, float64[taps, n, 6]; a tap that brought none has NaN throughout."""
-    brought = [rows.get(tap) for tap in taps]
+    brought = _brought(rows, taps)
     absent = np.full((_requests(rows), len(ROW_STATISTICS)), np.nan)
     return _stacked([absent if part is None else part.values for part in brought], absent)
 
 
 def stack_projections(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> npt.NDArray[np.float32]:
     """Projections as one array, float32[taps, n, p]; a tap that brought none has NaN throughout."""
-    brought = [rows.get(tap) for tap in taps]
+    brought = _brought(rows, taps)
     width = max((part.projections.shape[1] for part in brought if part is not None), default=0)
     absent = np.full((_requests(rows), width), np.nan, np.float32)
     return _stacked([absent if part is None else part.projected(width) for part in brought], absent)
+
+
+def _brought(rows: Mapping[Tap, RequestRows], taps: Sequence[Tap]) -> list[RequestRows | None]:
+    """Of each tap. To see that all are there in order takes a tenth of the time of looking each up."""
+    return list(rows.values()) if tuple(rows) == tuple(taps) else [rows.get(tap) for tap in taps]
 
 
 def _requests(rows: Mapping[Tap, RequestRows]) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sidecar.drift.between import Between
 from sidecar.drift.causes import Cause
+from sidecar.drift.groups import ClassShare
 from sidecar.drift.instability import AcrossLayers, Instability
 from sidecar.drift.sizes import EffectSizes
 from sidecar.types import Tap
@@ -37,13 +38,14 @@ class OutputDrift:
     """What a classifier answers. evidence: of distance, energy and margin; class_evidence: of the predicted classes.
 
     Both in nats: evidence is comparable with the level of a layer, the model alarms where class_evidence is ln 4 above
-    `alarm_level`. It is 0 where requests are judged class by class.
+    `alarm_level`. It is 0 where requests are judged class by class. shares: of the predicted classes.
     """
 
     evidence: float
     class_evidence: float
     active: bool
     alarms: int
+    shares: tuple[ClassShare, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,9 @@ class ActivationCollector(Collector):
             output = drift.output
             page.add(catalogue.OUTPUT_EVIDENCE, labels, output.evidence if output else math.nan)
             page.add(catalogue.CLASS_EVIDENCE, labels, output.class_evidence if output else math.nan)
+            for one in output.shares if output else ():
+                page.add(catalogue.CLASS_SHARE, (*labels, one.name, "reference"), one.reference)
+                page.add(catalogue.CLASS_SHARE, (*labels, one.name, "window"), one.window)
             for kind in get_args(Kind):
                 found = drift.cause is not None and drift.cause.kind == kind
                 page.add(catalogue.CAUSE_KIND, (*labels, kind), found)

@@ -177,6 +177,12 @@ OTEL_PUSHES = Metric(
     ("result",),
 )  # fmt: skip
 OF_OTEL = (OTEL_SPANS, OTEL_PUSHES)
+GPU_MEMORY = Metric(
+    "sidecar_gpu_memory_bytes", "gauge",
+    "Memory of a GPU that torch uses in this process: `allocated` to tensors, `reserved` for them and those to come, "
+    "and `total` of the device. No series without such a GPU.",
+    ("device", "kind"), "bytes",
+)  # fmt: skip
 FILES_STALE = Metric(
     "sidecar_files_stale", "gauge",
     "1 while a changed certificate or token file cannot be used and what was read before stays in use, else 0.",
@@ -325,6 +331,12 @@ CLASS_EVIDENCE = Metric(
     "Evidence that shares of predicted classes changed; with ln 4 more than sidecar_drift_alarm_level it alarms alone.",
     MODEL, "nats",
 )  # fmt: skip
+CLASS_SHARE = Metric(
+    "sidecar_drift_class_ratio", "gauge",
+    "Share of requests of the predicted class, in the reference and over drift.window_seconds: of the reference's ten "
+    "most frequent classes, and of all others together. Of a classifier, from a complete reference on.",
+    (*MODEL, "class", "side"), "ratio",
+)  # fmt: skip
 ALARM_LEVEL = Metric(
     "sidecar_drift_alarm_level", "gauge",
     "Model alarm level: ln(drift.requests_between_false_alarms).", MODEL, "nats",
@@ -420,7 +432,8 @@ RATE_BOUND = Metric(
 )  # fmt: skip
 DISTINCT = Metric(
     "sidecar_instability_distinct_ratio", "gauge",
-    "Share of requests that look different at a tap, least of all taps.", MODEL, "ratio",
+    "Share of distinct firing patterns (signs of 32 projections of channel means) among "
+    "requests at a tap, least of all taps.", MODEL, "ratio",
 )  # fmt: skip
 PARTICIPATION = Metric(
     "sidecar_instability_participation_ratio", "gauge",

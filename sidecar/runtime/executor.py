@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from sidecar.errors import Caught, InferenceError, OutOfMemoryError
+from sidecar.errors import Caught, InferenceError, OutOfMemoryError, RequestError
 from sidecar.runtime import Runtime, concatenate, padding
 from sidecar.runtime.memory import found_no_memory
 from sidecar.types import Batch, Batches, Cost, InferReply, InferRequest, Ragged, Recorder, Tensor
 
 _log = logging.getLogger("sidecar.runtime")
+# Of what the model cannot do clients can send as much as they like, so the log limits it.
+_model_log = logging.getLogger("sidecar.model")
 
 Run = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
@@ -72,14 +74,25 @@ class Executor:
         _thread("sidecar-model", self._work, batches, stuck)
 
     def _work(self, batches: Batches, stuck: Batch | None) -> None:
-        self._runtime.prepare_thread()
-        if self._instances > 1:
-            self._runtime.prepare_instance()
-        if stuck is not None:
-            self._run_plain(stuck)
+        prepared = False
+
+        def run(batch: Batch) -> bool:
+            nonlocal prepared, stuck
+            plain = batch is stuck
             # Its requests shall not live on with the thread.
-            del stuck
-        batches.serve(self._run)
+            stuck = None
+            # Here, because an error now costs this batch only, and is met again by the next.
+            if not prepared:
+                self._runtime.prepare_thread()
+                if self._instances > 1:
+                    self._runtime.prepare_instance()
+                prepared = True
+            if not plain:
+                return self._run(batch)
+            self._run_plain(batch)
+            return True
+
+        batches.serve(run, stuck)
 
     def _run(self, batch: Batch) -> bool:
         """False: it took so long that another thread answers the batch and has taken the place of this one."""
@@ -130,18 +143,32 @@ class Executor:
         if caught.error is None:
             self._usual += 0.1 * (time.perf_counter() - started - self._usual)
             batch.answer(replies)
-        elif found_no_memory(caught.error):
-            _log.error("a batch of %d requests found no memory; each runs alone", len(batch.requests))
-            batch.answer([self._alone(request) for request in batch.requests])
+        elif len(batch.requests) > 1 or found_no_memory(caught.error):
+            batch.answer(self._apart(batch.requests, caught.error))
         else:
             batch.fail(caught.error)
 
-    def _alone(self, request: InferRequest) -> InferReply | Exception:
-        with Caught() as caught:
-            return self._replies([request], self._runtime.plain)[0]
-        if found_no_memory(caught.error):
+    def _apart(self, requests: Sequence[InferRequest], error: BaseException) -> list[InferReply | Exception]:
+        """What becomes of `requests`, which failed together with `error`: each half of them runs by itself, and so on
+        down to those that fail alone. One among n costs its neighbours 2 log2(n) runs.
+        """
+        if len(requests) == 1:
+            return [self._refusal(error)]
+        outcomes: list[InferReply | Exception] = []
+        middle = len(requests) // 2
+        for half in (requests[:middle], requests[middle:]):
+            with Caught() as caught:
+                outcomes += self._replies(half, self._runtime.plain)
+            if caught.error is not None:
+                outcomes += self._apart(half, caught.error)
+        return outcomes
+
+    def _refusal(self, error: BaseException) -> RequestError:
+        """What the client of a request is told that fails alone; the log is told why."""
+        if found_no_memory(error):
+            _model_log.error("the model found no memory for a request that ran alone")
             return OutOfMemoryError("the model finds no memory for this request; send fewer rows")
-        _log.error("a request that ran alone failed", exc_info=caught.error)
+        _model_log.error("the model failed on a request that ran alone", exc_info=error)
         return InferenceError("the model failed")
 
     def _replies(self, requests: Sequence[InferRequest], run: Run) -> list[InferReply]:

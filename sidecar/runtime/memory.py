@@ -39,6 +39,21 @@ def must_fit(what: str) -> Iterator[None]:
         raise ModelError(f"{what} does not fit into memory: {error or type(error).__name__}") from error
 
 
+def gpu_memory() -> dict[tuple[int, str], int]:
+    """(number of the GPU, `allocated`, `reserved` or `total`) -> bytes; only of GPUs that torch holds memory of.
+
+    From what torch itself has noted down: no call reaches a device, where a graph may be being captured.
+    """
+    found = {}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for device in range(torch.cuda.device_count()):
+            if reserved := torch.cuda.memory_reserved(device):
+                found[device, "allocated"] = torch.cuda.memory_allocated(device)
+                found[device, "reserved"] = reserved
+                found[device, "total"] = torch.cuda.get_device_properties(device).total_memory
+    return found
+
+
 def return_freed_memory() -> None:
     """To the system and to other models.
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from google.protobuf.message import DecodeError
 
 from sidecar._pb import open_inference_pb2 as pb
-from sidecar.server import codec
+from sidecar.errors import InvalidInputError
+from sidecar.server import bounds, codec
 from sidecar.server.wire import CONTINUES, LENGTH_DELIMITED
 from sidecar.types import DATATYPES, InferRequest, Servable, Tensor, TensorSpec
 
@@ -28,7 +29,7 @@ HEADS = 128
 """How many are kept, those that came last. Parsed, one can take a hundred times its bytes."""
 
 MOST_FIELDS = 64
-"""A message of more is left to protobuf: to walk a field takes the interpreter a hundred times as long."""
+"""A message of more is left to `bounds` and protobuf."""
 
 _ID, _CONTENTS, _MODEL, _VERSION, _INPUTS, _OUTPUTS = (
     pb.ModelInferRequest.DESCRIPTOR.fields_by_name[name].number << 3 | LENGTH_DELIMITED
@@ -159,14 +160,15 @@ class Arrival:
 
 
 def read(raw: bytes) -> Arrival | None:
-    """The request in `raw`; None where that is no message."""
+    """The request in `raw`; None where that is no message, or one that may not be parsed."""
     try:
         if (parts := _divided(raw)) is not None:
             head, id, places = parts
             return Arrival(head_of(head), id, raw, places)
+        bounds.check_inference(raw)
         whole = Head(raw)
         return Arrival(whole, whole.message.id, raw, None)
-    except DecodeError:
+    except (DecodeError, InvalidInputError):
         return None
 
 

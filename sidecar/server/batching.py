@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from sidecar import types
 from sidecar.errors import (
     Caught,
-    ExpiredError,
-    InferenceError,
     NotReadyError,
     OverloadedError,
 )
+from sidecar.server.batch import Batch, expired
 from sidecar.server.lanes import Done, Lanes, Waiting
 from sidecar.settings import BatchingSettings
 from sidecar.types import Clock, Cost, InferReply, InferRequest, Servable, ServingObserver
@@ -30,62 +31,14 @@ logger = logging.getLogger("sidecar.server")
 RESTART_SECONDS = 1.0
 """A model whose thread failed in a way that nobody foresaw is not ready for so long."""
 
+SHED_SECONDS = 0.01
+"""A full queue is searched for requests that are too late at most this often."""
 
-class Batch:
-    """See `types.Batch`."""
+FAILURES = 3
+"""A version of which so many batches failed in a row is trusted no more than it must be."""
 
-    def __init__(self, batcher: Batcher, waiting: Sequence[Waiting], started: float) -> None:
-        self.requests = [one.request for one in waiting]
-        for request in self.requests:
-            if request.trace is not None:
-                request.trace.began = started
-        self._batcher = batcher
-        self._waiting = waiting
-        self._started = started
-        self._over = False
-
-    def answer(self, replies: Sequence[InferReply | Exception]) -> None:
-        """Give each request its reply; fails where there are not as many."""
-        if len(replies) == len(self._waiting):
-            self._settle(replies, _cost(replies))
-        else:
-            self.fail(RuntimeError(f"{len(replies)} replies to {len(self._waiting)} requests"))
-
-    def fail(self, error: BaseException) -> None:
-        """Tell the log why, and the clients that the model failed."""
-        servable = self._batcher.servable
-        logger.error("model %s version %s failed", servable.name, servable.version, exc_info=error)
-        self._settle([self._failure()] * len(self._waiting), None)
-
-    def abort(self) -> None:
-        """Whatever should have answered it went wrong: nobody shall wait for that."""
-        for waiting in self._waiting:
-            with Caught():
-                waiting.settle(self._failure())
-        self._end()
-
-    def _settle(self, outcomes: Sequence[InferReply | Exception], cost: Cost | None) -> None:
-        # Counted first, so that a client which has its reply finds it so.
-        self._batcher.report(self._waiting, self._started, cost)
-        for waiting, outcome in zip(self._waiting, outcomes, strict=True):
-            waiting.settle(outcome)
-        self._end()
-
-    def _failure(self) -> InferenceError:
-        return InferenceError(f"model {self._batcher.servable.name!r} failed")
-
-    def _end(self) -> None:
-        if not self._over:
-            self._over = True
-            self._batcher.finished()
-
-
-def _cost(replies: Sequence[InferReply | Exception]) -> Cost | None:
-    """Of the one run, or of those of each request where together they found no memory; None where none went well."""
-    costs = list({id(one.cost): one.cost for one in replies if isinstance(one, InferReply)}.values())
-    if len(costs) < 2:
-        return costs[0] if costs else None
-    return Cost(*map(sum, zip(*costs, strict=True)))
+TRIAL_SECONDS = 60.0
+"""How often it is tried all the same: what made it fail may have been the requests."""
 
 
 class Batcher:
@@ -93,7 +46,6 @@ class Batcher:
 
     servable.max_rows bounds a batch; 0 makes every request run alone.
     clock: monotonic seconds, on the same scale as `InferRequest.deadline`.
-    failures: batches that failed since the last one which did not.
     """
 
     def __init__(
@@ -122,7 +74,9 @@ class Batcher:
         self._started = self._closed = False
         self._drained: list[Callable[[], None]] = []
         self._turn, self._reporting = threading.Lock(), threading.Lock()
-        self.failures = 0
+        self._shed_next = -math.inf  # when all that waits may be looked at again
+        self._failures = 0  # batches since the last one in which a request went well
+        self._trial = 0.0  # when it may be tried again
 
     def enqueue(self, request: InferRequest, done: Done) -> Waiting:
         """Have `done` called with what becomes of `request`. May be called on any thread.
@@ -137,42 +91,76 @@ class Batcher:
             if self._closed:
                 raise NotReadyError(f"model {self.servable.name!r} is stopping, try another server")
             self._admit(waiting)
+            # First, because where no thread can be started nobody shall wait for one.
+            if not self._started:
+                self.servable.start(self)
+                self._started = True
             rows = self._lanes.add(waiting)
             self._report_queue()
             if 0 < self._enough <= rows:
                 self._changed.notify()
-            if not self._started:
-                self._started = True
-                self.servable.start(self)
         return waiting
 
     def _admit(self, waiting: Waiting) -> None:
         """Refuse what finds no room, and what the queue before it leaves no time for."""
-        name = self.servable.name
-        lanes = self._lanes
-        ahead = lanes.rows * self._row_seconds / self.servable.instances
-        if lanes.requests >= self._max_waiting:
-            raise OverloadedError(
-                f"{lanes.requests} requests wait for model {name!r}, the most allowed; try later", ahead
-            )
-        if lanes and lanes.bytes + waiting.bytes > self._max_bytes:
-            raise OverloadedError(
-                f"{lanes.bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later",
-                ahead,
-                "memory",
-            )
+        if full := self._full(waiting):
+            self._shed(waiting.since)
+            if full := self._full(waiting):
+                raise full
         deadline = waiting.request.deadline
         # With priorities what waits need not be ahead of it, and then nobody can tell.
-        if (
-            deadline is not None
-            and not self.priority_levels
-            and waiting.since < deadline < waiting.since + ahead
-        ):
-            raise OverloadedError(
-                f"what waits for model {name!r} takes longer than the request's deadline allows",
-                ahead,
-                "expired",
-            )
+        if deadline is not None and not self.priority_levels:
+            ahead = self._ahead()
+            if waiting.since < deadline < waiting.since + ahead:
+                raise self._too_slow(ahead)
+
+    def _ahead(self) -> float:
+        """Seconds until all that waits has run."""
+        return self._lanes.rows * self._row_seconds / self.servable.instances
+
+    def _full(self, waiting: Waiting) -> OverloadedError | None:
+        """Why there is no room; None where there is."""
+        lanes, name = self._lanes, self.servable.name
+        if lanes.requests >= self._max_waiting:
+            text = f"{lanes.requests} requests wait for model {name!r}, the most allowed; try later"
+            return OverloadedError(text, self._ahead())
+        if lanes.bytes + waiting.bytes > self._max_bytes and lanes:
+            text = f"{lanes.bytes} bytes wait for model {name!r}, {self._max_bytes} are allowed; try later"
+            return OverloadedError(text, self._ahead(), "memory")
+        return None
+
+    def _shed(self, now: float) -> None:
+        """Make room for whoever comes: those who cannot run before their deadlines shall not wait for these."""
+        ahead = self._ahead()
+        # To look at all that waits takes as long as a request, so not for each that comes.
+        if now < self._shed_next or self._lanes.soonest > now + ahead:
+            return
+        self._shed_next = now + SHED_SECONDS
+        for one in self._lanes.shed(now, self._row_seconds / self.servable.instances):
+            late = one.request.deadline is not None and one.request.deadline <= now
+            with Caught():
+                one.settle(expired() if late else self._too_slow(ahead))
+        self._report_queue()
+
+    def _too_slow(self, ahead: float) -> OverloadedError:
+        return OverloadedError(
+            f"what waits for model {self.servable.name!r} takes longer than the request's deadline allows",
+            ahead,
+            "expired",
+        )
+
+    def trusted(self) -> bool:
+        """Whether to give it a request that another version could answer; may be asked by one thread at a time.
+
+        No after FAILURES failed batches in a row, but once in TRIAL_SECONDS, until a request of one goes well.
+        """
+        if self._failures < FAILURES:
+            return True
+        now = self._clock()
+        if now < self._trial:
+            return False
+        self._trial = now + TRIAL_SECONDS
+        return True
 
     def withdraw(self, waiting: Waiting) -> bool:
         """True: its `done` will not be called, and if it still waits, it never runs. False: that came too late."""
@@ -220,27 +208,35 @@ class Batcher:
             self._tell_if_drained()
         await drained
 
-    def serve(self, run: Callable[[Batch], bool]) -> None:
-        """See `types.Batches`. An error that `run` did not handle costs its batch and a pause, during which the model
-        is not ready.
+    def serve(self, run: Callable[[types.Batch], bool], first: types.Batch | None = None) -> None:
+        """See `types.Batches`. An error that `run` did not handle, or one of the queue itself, costs its batch and a
+        pause, during which the model is not ready.
         """
-        while (batch := self._next()) is not None:
-            more = True
+        batch, more = first, True
+        del first
+        while more:
             with Caught() as caught:
-                more = run(batch)
+                if batch is None:
+                    if (taken := self._next()) is None:
+                        return
+                    batch = taken
+                    taken.begin()
+                if batch.requests:
+                    more = run(batch)
             if caught.error is not None:
                 self._recover(batch, caught.error)
-            del batch  # what it holds shall not live on while the thread waits
-            if not more:
-                return
+            batch = taken = None  # what it holds shall not live on while the thread waits
 
-    def _recover(self, batch: Batch, error: BaseException) -> None:
+    def _recover(self, batch: types.Batch | None, error: BaseException) -> None:
         servable = self.servable
-        logger.critical("the thread of %s failed and starts again", servable.name, exc_info=error)
+        with Caught():
+            logger.critical("the thread of %s failed and starts again", servable.name, exc_info=error)
         servable.ready = False
-        batch.abort()
+        if batch is not None:
+            batch.abort()
         with self._changed:
-            self._changed.wait_for(lambda: self._closed, RESTART_SECONDS)
+            # A queue that failed may fail again at once, and then its closing shall not end the pauses.
+            self._changed.wait_for(lambda: self._closed and batch is not None, RESTART_SECONDS)
             servable.ready = not self._closed
 
     def _next(self) -> Batch | None:
@@ -262,14 +258,9 @@ class Batcher:
                         return None
                     continue
                 now = self._clock()
-                waiting, expired = self._lanes.choose(now, self._max_rows, self._preferred)
+                batch = Batch(self, *self._lanes.choose(now, self._max_rows, self._preferred), now)
                 self._running += 1
-                self._report_queue()
-            for late in expired:
-                late.settle(ExpiredError("the deadline passed while the request waited"))
-            if waiting:
-                return Batch(self, waiting, now)
-            self.finished()
+                return batch
 
     def report(self, waiting: Sequence[Waiting], started: float, cost: Cost | None) -> None:
         """A batch has run, or failed, and then cost is None."""
@@ -277,12 +268,20 @@ class Batcher:
         queued = [started - one.since for one in waiting]
         name, version = self.servable.name, self.servable.version
         with self._reporting:
-            self.failures = self.failures + 1 if cost is None else 0
-            if cost is not None:
+            if cost is None:
+                self._failures += 1
+                self._trial = self._clock() + TRIAL_SECONDS
+            else:
+                self._failures = 0
                 seconds = self._clock() - started
                 usual = self._row_seconds or seconds / rows
                 self._row_seconds = usual + 0.1 * (seconds / rows - usual)
             self._observer.batch_finished(name, version, rows, queued, cost)
+
+    def taken(self) -> None:
+        """Say how many wait now."""
+        with self._changed:
+            self._report_queue()
 
     def finished(self) -> None:
         """What was taken last has been answered."""

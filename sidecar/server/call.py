@@ -62,18 +62,20 @@ class Call:
     """A handler's context: what handlers use of grpc.aio.ServicerContext. `event` of the core brought the call.
 
     The core tells the server's thread what became of an operation; all else happens on the loop.
+    looks: see `partial.Call`.
     given_up: the client is gone, and so no handler need start. give_up: called when that happens, on the server's
         thread, where a `Direct` has set it.
     """
 
     __slots__ = (
         "_call", "_code", "_deadline", "_details", "_direct", "_handler", "_headed", "_left", "_metadata", "_over",
-        "_server", "_trailing", "give_up", "given_up", "method", "task",
+        "_server", "_trailing", "give_up", "given_up", "looks", "method", "task",
     )  # fmt: skip
 
     def __init__(self, event: Any, server: Server) -> None:
         self.method: str = event.call_details.method.decode("latin-1")
         self.task: asyncio.Task[None] | None = None
+        self.looks = -1
         self.given_up = False
         self.give_up: Callable[[], None] | None = None
         self._call = event.call
@@ -147,9 +149,13 @@ class Call:
     def receive(self, handler: Handler, direct: Direct | None) -> None:
         """Wait for the one message of a call with one, then give it to `direct` or else to its handler, as a task."""
         self._handler, self._direct = handler, direct
+        self.looks = 0
         self._start(self._received, cygrpc.ReceiveMessageOperation(0))
 
     def _received(self, event: Any) -> None:
+        self.looks = -1
+        if self._over:
+            return
         raw = event.batch_operations[0].message()
         if self._direct is None or raw is None or not self._direct(raw, self):
             self._server.on_loop(self._begin, raw)
@@ -182,7 +188,7 @@ class Call:
 
     def _parsed(self, raw: bytes | None) -> Any:
         deserialize = self._handler.request_deserializer
-        return raw if raw is None or deserialize is None else parse(deserialize, raw)
+        return raw if raw is None or deserialize is None else parse(self.method, deserialize, raw)
 
     async def _messages(self) -> AsyncIterator[Any]:
         while (message := await self.read()) is not EOF:

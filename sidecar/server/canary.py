@@ -12,10 +12,6 @@ from sidecar.types import Servable
 # So many that half a step above the largest hash is still below 1 as a float.
 _BITS = 52
 
-FAILURES = 3
-"""A canary of which so many batches failed in a row gets no more, until one of it succeeds that a client named, or
-it is loaded again."""
-
 
 class Split:
     """Divides the requests of one model by weighted rendezvous hashing (Schindelhauer and Schomaker, 2005).
@@ -40,13 +36,13 @@ class Split:
         return bool(self._weights)
 
     def choose(self, key: str) -> Batcher:
-        """The version for requests of `key`. A canary that takes none, or fails, leaves them to the steady version."""
+        """The version for requests of `key`. A canary that is not ready or not trusted leaves them to the steady."""
         chosen, highest = self._steady, 0.0
         for version, weight in self._weights.items():
             score = -weight / math.log(self._place(version, key))
             if score > highest:
                 chosen, highest = version, score
-        return chosen if chosen.servable.ready and chosen.failures < FAILURES else self._steady
+        return chosen if chosen.servable.ready and chosen.trusted() else self._steady
 
     def _place(self, version: Batcher, key: str) -> float:
         digest = self._hashes[version].copy()

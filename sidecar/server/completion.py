@@ -13,21 +13,26 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs know nothing private
 
-from sidecar.errors import Caught
+from sidecar.errors import Caught, OverloadedError
+from sidecar.server import partial
 from sidecar.server.call import Call, Direct, Handler, Metadata
 from sidecar.server.counting import Ended, uncounted
 from sidecar.server.security import Authorise
-from sidecar.server.status import code_of, text_of
+from sidecar.server.status import code_of, log_failure, text_of
 
 _log = logging.getLogger("sidecar.server")
 
 # Calls that the core may hand over at once; each is asked for anew when it came.
 _ASKED = 16
+
+# The core's own limit of a message.
+_USUAL_LARGEST = 4 * 2**20
 
 
 class CallDetails(NamedTuple):
@@ -65,6 +70,7 @@ class CompletionServer:
         self._thread_woken = False
         self._handing = threading.Lock()
         self._calls: set[Call] = set()
+        self._largest: int = dict(options).get("grpc.max_receive_message_length", _USUAL_LARGEST)
         self._stopping = self._core_stopped = self._destroyed = False
         self._closed = asyncio.Event()
         # Stopping goes on in the core while other threads may find that it is over.
@@ -94,6 +100,7 @@ class CompletionServer:
         for _ in range(_ASKED):
             self._ask()
         self._thread.start()
+        self._have_looked()
 
     async def stop(self, grace: float) -> None:
         """Take no new calls, give those that run `grace` seconds, then cancel them and give them as long again."""
@@ -107,6 +114,26 @@ class CompletionServer:
                     self._core.cancel_all_calls()
             if not await self._closes_within(grace):
                 _log.warning("%d calls did not end when cancelled", len(self._calls))
+
+    def _have_looked(self) -> None:
+        """Called on the loop, again and again: have the thread look at the calls whose messages are not whole."""
+        if self._stopping:
+            return
+        self._loop.call_later(partial.LOOK_SECONDS, self._have_looked)
+        one = next((call for call in list(self._calls) if call.looks >= 0), None)
+        # Nothing may be begun once the queue is closed, and a call that has ended meanwhile wakes nobody.
+        with self._core_lock, suppress(asyncio.InvalidStateError):
+            if one is not None and not self._destroyed:
+                self.on_thread(self._look, one)
+
+    def _look(self) -> None:
+        for call in partial.overdue(self._calls, self._largest):
+            call.looks = -1
+            refusal = OverloadedError(
+                "the message is not whole after so long that it stands in the way of others"
+            )
+            log_failure(refusal, call.invocation_metadata(), method=call.method)
+            call.refuse(code_of(refusal), text_of(refusal))
 
     async def _closes_within(self, seconds: float) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -60,10 +61,14 @@ class _Lane(deque[Waiting]):
 
 
 class Lanes:
-    """Not safe between threads: its owner has the lock. requests, rows, bytes: of all that waits."""
+    """Not safe between threads: its owner has the lock.
+
+    requests, rows, bytes: of all that waits. soonest: no deadline of what waits is before it.
+    """
 
     def __init__(self) -> None:
         self.requests = self.rows = self.bytes = 0
+        self.soonest = math.inf
         self._lanes: dict[Kind, _Lane] = {}
 
     def __bool__(self) -> bool:
@@ -75,6 +80,9 @@ class Lanes:
         if lane is None:
             lane = self._lanes[waiting.kind] = _Lane()
         _queue(lane, waiting)
+        deadline = waiting.request.deadline
+        if deadline is not None and deadline < self.soonest:
+            self.soonest = deadline
         lane.rows += waiting.request.rows
         self.requests += 1
         self.rows += waiting.request.rows
@@ -116,13 +124,39 @@ class Lanes:
             room -= waiting.request.rows
         return batch, expired
 
+    def shed(self, now: float, row_seconds: float) -> list[Waiting]:
+        """Take out those that cannot run before their deadlines, because these have passed or what is ahead of them in
+        their lane takes too long at `row_seconds` for each row.
+        """
+        hopeless: list[Waiting] = []
+        self.soonest = math.inf
+        for lane in list(self._lanes.values()):
+            kept: list[Waiting] = []
+            free = now
+            for waiting in lane:
+                deadline = waiting.request.deadline
+                if deadline is not None and (deadline <= now or deadline < free):
+                    hopeless.append(waiting)
+                    continue
+                kept.append(waiting)
+                free += waiting.request.rows * row_seconds
+                if deadline is not None and deadline < self.soonest:
+                    self.soonest = deadline
+            if len(kept) < len(lane):
+                gone = hopeless[len(kept) - len(lane) :]
+                lane.clear()
+                lane.extend(kept)
+                for waiting in gone:
+                    self._left(lane, waiting)
+        return hopeless
+
     def _left(self, lane: _Lane, waiting: Waiting) -> None:
         lane.rows -= waiting.request.rows
         self.requests -= 1
         self.rows -= waiting.request.rows
         self.bytes -= waiting.bytes
         if not lane:
-            del self._lanes[waiting.kind]
+            self._lanes.pop(waiting.kind, None)
 
 
 def _queue(lane: _Lane, waiting: Waiting) -> None:

@@ -10,13 +10,17 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from sidecar.errors import InvalidInputError
+from sidecar.server import bounds
 from sidecar.server.status import ErrorsAsStatus
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def parse(deserialize: Callable[[bytes], Any], raw: bytes) -> Any:
-    """The message. Raises InvalidInputError where `deserialize` raises DecodeError."""
+def parse(method: str, deserialize: Callable[[bytes], Any], raw: bytes) -> Any:
+    """The message to the method of that path. Raises InvalidInputError where `deserialize` raises DecodeError, and
+    where it is not asked because of `bounds`.
+    """
+    bounds.check(method, raw)
     try:
         return deserialize(raw)
     except DecodeError as error:
@@ -37,7 +41,7 @@ class Parsing(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         handler: Any = await continuation(handler_call_details)
         if handler is None or handler.request_deserializer is None:
             return handler
-        parsing = partial(parse, handler.request_deserializer)
+        parsing = partial(parse, handler_call_details.method, handler.request_deserializer)
         if handler.unary_unary is None:
             return handler._replace(request_deserializer=parsing)
         return handler._replace(

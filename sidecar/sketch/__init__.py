@@ -7,7 +7,7 @@ from sidecar.sketch.histogram import BINS, MANTISSA_BITS, Histogram, bin_index, 
 from sidecar.sketch.moments import Moments
 from sidecar.sketch.peaks import Peaks
 from sidecar.sketch.projection import PROJECTIONS, SIGN_HASH, project, signs
-from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows, signatures
+from sidecar.sketch.rows import ROW_STATISTICS, OutputRows, Reading, RequestRows, patterns, signatures
 from sidecar.sketch.tap import TapSketch
 from sidecar.sketch.together import Together
 
@@ -30,6 +30,7 @@ __all__ = [
     "Together",
     "bin_index",
     "edges",
+    "patterns",
     "project",
     "signatures",
     "signs",

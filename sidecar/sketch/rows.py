@@ -103,12 +103,21 @@ class RequestRows:
         return self.values[:, 5]
 
 
+def patterns(projections: npt.NDArray[np.float32]) -> npt.NDArray[np.uint64]:
+    """A hash of the firing pattern of each request at a tap: projections [n, p] -> uint64[n].
+
+    The pattern says on which side of 0 each projection lies. Two requests differ there in a share of the projections
+    that is the angle between their channel means, as a share of a half turn (Charikar, STOC 2002).
+    """
+    return mixed(np.packbits(projections > 0, axis=1).astype(np.int64))
+
+
 def signatures(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint64]:
     """A hash of what each request looked like at a tap: row statistics [n, 6] -> uint64[n].
 
-    Alike are requests that agree in mean / rms and near-zero share to a 256th, in rms, absmax and kurtosis to
-    a 256th of a doubling: coarse enough to forgive another order of summation, fine enough that
-    two requests rarely agree by chance.
+    In place of `patterns` where no projections are taken. Alike are requests that agree in mean / rms and near-zero
+    share to a 256th, in rms, absmax and kurtosis to a 256th of a doubling: coarse enough to forgive another order of
+    summation, fine enough that two requests rarely agree by chance.
     """
     mean, rms, absmax, near_zero, kurtosis, nonfinite = np.nan_to_num(values).T
     rms, absmax, kurtosis = (np.maximum(part, _TINY) for part in (rms, absmax, kurtosis))

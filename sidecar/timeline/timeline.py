@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from sidecar.errors import SketchError
-from sidecar.sketch import Distinct, Reading, RequestRows, TapSketch, signatures
+from sidecar.sketch import Distinct, Reading, RequestRows, TapSketch, patterns, signatures
 from sidecar.types import Clock, Tap
 
 MAX_ROWS = 4096
@@ -131,7 +131,7 @@ class Timeline:
         return self._merged[key]
 
     def distinct(self, seconds: float, tap: Tap) -> Distinct:
-        """How many different `signatures` the requests of the same panes had, however many there were."""
+        """How many `patterns` the requests of the same panes had, however many there were; else `signatures`."""
         merged = Distinct()
         with self._lock:
             begin = self._begin(seconds)
@@ -189,8 +189,11 @@ def _count_distinct(distinct: dict[Tap, Distinct], rows: Mapping[Tap, RequestRow
     if not rows:
         return
     # One pass over all taps, because a reading of a few requests would cost one for each otherwise.
-    reached = {tap: part.values[~np.isnan(part.nonfinite)] for tap, part in rows.items()}
-    hashes = signatures(np.concatenate(list(reached.values())))
-    ends = np.cumsum([len(values) for values in reached.values()])
-    for tap, part in zip(reached, np.split(hashes, ends[:-1]), strict=True):
-        distinct.setdefault(tap, Distinct()).update(part)
+    parts = list(rows.values())
+    reached = np.stack([~np.isnan(part.nonfinite) for part in parts])
+    if all(part.projections.shape[1] for part in parts):
+        hashes = patterns(np.concatenate([part.projections for part in parts]))
+    else:
+        hashes = signatures(np.concatenate([part.values for part in parts]))
+    for tap, seen, chosen in zip(rows, hashes.reshape(reached.shape), reached, strict=True):
+        distinct.setdefault(tap, Distinct()).update(seen[chosen])

@@ -59,6 +59,7 @@ def run() -> dict[str, Any]:
         "measured_arl_at_1e4": min(between),
         "delay_ratio_vs_best_peer": ratios,
         "us_per_sampled_request_64_taps": cost["readings of 10"],
+        "us_per_sampled_request_64_taps_one_a_drain": cost["readings of 1"],
         "us_by_reading": cost,
         "correlation_of_online_mmd_with_alibi_detects": agreement,
         "tasks": tasks,

@@ -25,9 +25,10 @@ def microseconds() -> dict[str, float]:
     monitor.observe(reading(taps, REFERENCE_REQUESTS, rng))
     cost = {}
     for size, readings in ((1, 200), (10, 100), (100, 10), (1_000, 2)):
-        brought = [reading(taps, size, rng) for _ in range(readings)]
         took = []
         for _ in range(ROUNDS):
+            # New ones each time: requests that come again would be drift.
+            brought = [reading(taps, size, rng) for _ in range(readings)]
             started = time.thread_time()
             for each in brought:
                 monitor.observe(each)

@@ -1,5 +1,6 @@
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,18 @@ from hypothesis import strategies as st
 
 from sidecar.drift.causes import Requests, Suspect, cause, first_suspect, shown
 from sidecar.drift.effects import shifts
-from sidecar.drift.groups import LEAST_REQUESTS, MOST_NAMES, Groups, share_changes, with_mix_of
+from sidecar.drift.groups import (
+    LEAST_REQUESTS,
+    MOST_CLASSES,
+    MOST_NAMES,
+    NAMELESS,
+    Groups,
+    class_shares,
+    frequent,
+    share_changes,
+    with_mix_of,
+)
+from sidecar.drift.scores import FIT_STRIDE
 from sidecar.drift.weighted import Weighted
 from sidecar.sketch import OutputRows, Reading
 from sidecar.types import Tap
@@ -20,13 +32,13 @@ def suspect(layer=0, passed=True, evidence=1.0, nonfinite=0, site="resid"):
     return Suspect(Tap(layer, site, f"blocks.{layer}", 4), passed, evidence, nonfinite, ((7, -3.0),))
 
 
-def requests(values, groups=None, ids=(), broken=None):
+def requests(values, groups=None, ids=(), broken=None, counted=None):
     values = np.asarray(values, dtype=float)
     classes = np.array([""] * len(values) if groups is None else groups)
     broken = np.zeros(len(values), dtype=bool) if broken is None else broken
-    return Requests(
-        Weighted(values, np.ones(len(values))), broken, Groups(classes, np.full(len(values), "")), ids
-    )
+    counted = np.ones(len(values), dtype=bool) if counted is None else counted
+    groups = Groups(classes, np.full(len(values), ""))
+    return Requests(Weighted(values, np.ones(len(values))), broken, counted, groups, ids)
 
 
 def drawn(seed, shift=0.0, classes=(0.5, 0.5), requests_wanted=2000):
@@ -88,9 +100,7 @@ def test_nonfinite_values_are_a_numeric_cause_and_their_requests_the_most_extrem
     window = drawn(5)
     broken = np.zeros(2000, dtype=bool)
     broken[17] = True
-    found = cause(
-        suspect(nonfinite=3), NAMES, drawn(0), Requests(window.rows, broken, window.groups, window.ids)
-    )
+    found = cause(suspect(nonfinite=3), NAMES, drawn(0), replace(window, broken=broken))
     assert found.kind == "numeric"
     assert found.requests[0] == ("r17", math.inf)
     assert "3 values are NaN or infinite" in found.sentence
@@ -178,18 +188,78 @@ def reading(routes, predicted=None):
 
 
 def test_classes_decide_where_there_are_any_and_routes_elsewhere():
-    groups = Groups.of([reading(["a", "b"], [3, -1]), reading(["a"])])
+    groups = Groups.of([reading(["a", "b"], [3, -1]), reading(["a"])], NAMELESS)
     assert groups.classes.tolist() == ["3", "", ""]
     assert groups.routes.tolist() == ["a", "b", "a"]
     assert groups.deciding is groups.classes
-    assert Groups.of([reading(["a"])]).deciding.tolist() == ["a"]
+    assert Groups.of([reading(["a"])], NAMELESS).deciding.tolist() == ["a"]
 
 
 def test_a_reading_without_parameters_has_requests_without_names():
-    assert Groups.of([Reading(0.0, {}, {}, 2)]).routes.tolist() == ["", ""]
-    assert Groups.of([]).routes.tolist() == []
+    assert Groups.of([Reading(0.0, {}, {}, 2)], NAMELESS).routes.tolist() == ["", ""]
+    assert Groups.of([], NAMELESS).routes.tolist() == []
 
 
 def test_rare_routes_share_one_name():
-    names = [f"r{i}" for i in range(MOST_NAMES)] * 2 + ["rare"]
-    assert Groups.of([reading(names)]).routes.tolist()[-1] == "others"
+    names = [f"r{i}" for i in range(MOST_NAMES)] * FIT_STRIDE + ["other", "rare"]
+    assert Groups.of([reading(names)], NAMELESS).routes.tolist()[-1] == "others"
+
+
+@pytest.mark.parametrize("routes", [60, 80, 100, 300])
+def test_routes_that_are_drawn_as_before_are_no_change_however_many_there_are(routes):
+    rng = np.random.default_rng(routes)
+    recorded = frequent(rng.integers(0, routes, 5000).astype(str))
+    window = Groups.of([reading(rng.integers(0, routes, 1000).astype(str).tolist())], recorded)
+    counted = np.arange(5000) % FIT_STRIDE != 0
+    assert share_changes(recorded[counted], window.routes) == ()
+
+
+def test_a_new_route_is_named_while_the_reference_has_room():
+    names = [f"r{i}" for i in range(MOST_NAMES)]
+    roomy = Groups.of([reading(["new", "r1"])], np.array(names[1:]))
+    full = Groups.of([reading(["new", "r1"])], np.array(names))
+    assert (roomy.routes.tolist(), full.routes.tolist()) == (["new", "r1"], ["others", "r1"])
+
+
+@given(st.lists(st.integers(0, 120), max_size=300), st.lists(st.integers(0, 120), max_size=300))
+def test_a_name_of_the_window_means_the_same_requests_as_in_the_reference(before, now):
+    recorded = frequent(np.array(before, dtype=np.str_))
+    apart = set(recorded.tolist())
+    seen = frequent(np.array(now, dtype=np.str_), recorded).tolist()
+    assert len(apart | set(seen) - {"others"}) <= MOST_NAMES + 1
+    for number, name in zip(map(str, now), seen, strict=True):
+        assert name == (number if number in apart else name)
+        if number in set(map(str, before)) - apart:
+            assert name == "others"
+
+
+def test_requests_that_are_not_counted_change_no_share():
+    rare = np.repeat(["a", "b"], [900, 900])
+    reference = requests(np.zeros((1800, 2)), rare, counted=np.arange(1800) < 1000)
+    window = requests(np.zeros((1000, 2)), np.repeat(["a", "b"], [900, 100]))
+    assert cause(suspect(), NAMES, reference, window).groups == ()
+
+
+def test_each_class_has_its_share_in_the_reference_and_now():
+    shares = class_shares(np.array([0, 0, 1, 1] * 20), np.array([1, 1, 1, 2, -1]), 3)
+    assert [(one.name, one.reference, one.window) for one in shares] == [
+        ("0", pytest.approx(1 / 3), 0.0), ("1", pytest.approx(2 / 3), 0.75), ("2", 0.0, 0.25), ("others", 0.0, 0.0),
+    ]  # fmt: skip
+
+
+@given(st.lists(st.integers(-1, 99), min_size=2, max_size=200), st.lists(st.integers(-1, 99), max_size=50))
+def test_shares_of_many_classes_are_few_and_add_up(before, now):
+    shares = class_shares(np.array(before), np.array(now, dtype=np.int64), 64)
+    assert len(shares) == MOST_CLASSES + 1
+    for total in (sum(one.reference for one in shares), sum(one.window for one in shares)):
+        assert math.isnan(total) or total == pytest.approx(1)
+
+
+def test_a_window_without_answers_has_no_shares():
+    assert all(math.isnan(one.window) for one in class_shares(np.array([0, 1, 2, 0]), np.array([-1]), 3))
+
+
+def test_shares_of_the_reference_are_not_larger_for_having_chosen_the_class():
+    rng = np.random.default_rng(4)
+    others = [class_shares(rng.integers(0, 500, 2000), np.array([0]), 64)[-1] for _ in range(40)]
+    assert np.mean([one.reference for one in others]) == pytest.approx(490 / 500, abs=0.002)

@@ -122,6 +122,24 @@ def test_a_folder_that_cannot_be_written_is_named(start, traffic, tmp_path):
     assert monitor.state().reference_ready
 
 
+@pytest.mark.parametrize("later", ["a minute later", "at the stop"])
+def test_a_reference_that_could_not_be_written_is_written_with_the_evidence(start, traffic, tmp_path, later):
+    blocked = tmp_path / "state"
+    blocked.write_text("")
+    monitor = start()
+    with pytest.raises(BaselineError, match="cannot make the folder"):
+        feed(monitor, traffic, REFERENCE)
+    blocked.unlink()
+    feed(monitor, traffic, 40)
+    if later == "at the stop":
+        monitor.keep()
+    else:
+        traffic.at += KEEP_SECONDS
+        feed(monitor, traffic, 20)
+    state = start().state()
+    assert (state.reference_ready, state.judged_requests) == (True, monitor.state().judged_requests)
+
+
 def test_nothing_is_written_where_no_folder_is_set(start, traffic, tmp_path):
     monitor = start(state=None)
     feed(monitor, traffic, REFERENCE)

@@ -8,7 +8,7 @@ import pytest
 from sidecar.drift import DriftMonitor
 from sidecar.errors import BaselineError
 from sidecar.settings import DriftSettings
-from sidecar.sketch import Reading, RequestRows
+from sidecar.sketch import OutputRows, Reading, RequestRows
 from sidecar.timeline import Timeline
 
 REFERENCE = 600
@@ -93,6 +93,35 @@ def test_the_alarm_ends_after_the_shift_does_and_with_it_the_cause(watch):
     state = watch.run(1_000)
     assert (state.model_alarms, state.model_active) == (1, False)
     assert state.cause is None
+
+
+def test_a_route_among_the_others_of_the_reference_is_among_them_in_the_cause(traffic, taps):
+    watch = Watch(traffic, taps)
+
+    def run(routes, **changes):
+        parameters = [{"sidecar_route": f"r{route:02}"} for route in routes]
+        watch.feed(replace(traffic.reading(len(routes), **changes), parameters=parameters))
+
+    run([*range(66)] * (REFERENCE // 66 + 1))
+    watch.traffic.at += 100
+    run([65] * 60, shifts={1: 1.0})
+    assert watch.monitor.state().cause.groups[0].group == "others"
+
+
+def test_the_shares_of_predicted_classes_are_told_beside_those_of_the_reference(traffic, taps):
+    watch = Watch(traffic, taps)
+
+    def run(predicted):
+        logits = np.eye(2)[predicted] + traffic.rng.normal(size=(len(predicted), 2))
+        outputs = OutputRows(logits[:, 0], logits[:, 1], np.array(predicted), logits)
+        watch.feed(replace(traffic.reading(len(predicted)), outputs=outputs))
+
+    assert watch.monitor.state().output is None
+    run([0, 0, 1, 1] * (REFERENCE // 4))
+    watch.traffic.at += 100
+    run([0, 1, 1, 1] * 5)
+    shares = {one.name: one.window for one in watch.monitor.state().output.shares}
+    assert shares == {"0": 0.25, "1": 0.75, "others": 0.0}
 
 
 def test_one_request_with_a_nan_is_seen(watch):

@@ -12,12 +12,13 @@ from prometheus_client import CollectorRegistry
 from sidecar.drift import DriftMonitor
 from sidecar.drift.between import Between
 from sidecar.drift.causes import Cause
-from sidecar.drift.groups import ShareChange
+from sidecar.drift.groups import ClassShare, ShareChange
 from sidecar.drift.instability import Narrowed
 from sidecar.drift.sizes import EffectSizes
 from sidecar.drift.state import DriftState, OutputDrift
 from sidecar.export.activations import ActivationCollector, Watched
 from sidecar.export.files import StaleFiles
+from sidecar.export.gpu import GpuMemory
 from sidecar.export.serving import ServingMetrics
 from sidecar.export.store import StoreCollector
 from sidecar.settings import DriftSettings
@@ -97,10 +98,11 @@ def drifting(fresh: DriftState) -> DriftState:
         fresh, reference_requests=5000, reference_ready=True, judged_requests=3, model_evidence=1.25,
         alarm_level=13.75, layer_alarm_level=15.5, model_alarms=0, layers=layers, cause=cause,
         reference_created=NOW - 3600.0, reference_widening=1.0625, direction_evidence=0.5,
-        output=OutputDrift(0.25, 0.125, active=False, alarms=0),
+        output=OutputDrift(0.25, 0.125, active=False, alarms=0, shares=SHARES),
     )  # fmt: skip
 
 
+SHARES = (ClassShare("3", 0.25, 0.5), ClassShare("others", 0.75, 0.5))
 VALUES = np.array([[0, 1, -2, 8], [2**-11, 3, -1, np.nan], [np.inf, -np.inf, 0, -7]], dtype=np.float32)
 
 
@@ -155,6 +157,8 @@ class Exported:
         self.registry.register(ActivationCollector(watched, WINDOW, max_series))
         self.registry.register(StoreCollector(lambda: STORE))
         self.registry.register(StaleFiles(lambda: {"token_file": False, "tls_certificate, tls_key": True}))
+        memory = {(0, "allocated"): 2**30, (0, "reserved"): 2**31, (0, "total"): 2**36}
+        self.registry.register(GpuMemory(lambda: memory))
         self.serving = ServingMetrics([(one.model, one.version) for one in watched], self.registry)
 
     def samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:

@@ -182,9 +182,17 @@ def test_a_query_is_filtered_by_job_and_instance(expr: str, label: str) -> None:
 
 
 def test_a_query_about_a_model_is_filtered_by_model_and_version(expr: str) -> None:
+    process_wide = {
+        "sidecar_series", "sidecar_series_dropped", "sidecar_files_stale", "sidecar_gpu_memory_bytes",
+    }  # fmt: skip
     for name, matchers in SELECTOR.findall(expr):
-        process_wide = name in {"sidecar_series", "sidecar_series_dropped", "sidecar_files_stale"}
-        assert process_wide or 'model=~"$model", version=~"$version"' in matchers
+        assert name in process_wide or 'model=~"$model", version=~"$version"' in matchers
+
+
+def test_what_has_a_sign_or_is_of_one_channel_is_not_mixed_over_instances(expr: str) -> None:
+    for name, _ in SELECTOR.findall(expr):
+        if name.endswith("shift_sigmas") or "worst_channel" in name:
+            assert expr.startswith("max by (model, version, layer, site, instance) (")
 
 
 def test_a_rate_looks_back_over_the_rate_interval(expr: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.errors import InferenceError, OutOfMemoryError
+from sidecar.errors import Caught, InferenceError, OutOfMemoryError
 from sidecar.runtime import new
 from sidecar.runtime.executor import Executor
 from sidecar.runtime.staging import Staging
@@ -100,9 +101,14 @@ class FakeBatches:
     def __init__(self):
         self.queue = SimpleQueue()
 
-    def serve(self, run):
-        while (batch := self.queue.get()) is not None:
-            if not run(batch):
+    def serve(self, run, first=None):
+        while (batch := first or self.queue.get()) is not None:
+            first = None
+            with Caught() as caught:
+                more = run(batch)
+            if caught.error is not None:
+                batch.fail(caught.error)
+            elif not more:
                 return
 
 
@@ -227,7 +233,7 @@ async def test_an_output_without_a_row_for_each_row_of_the_batch_is_an_inference
     runtime.answer = answer
     executor = Started(Executor(runtime, None, PATIENCE, batched=True, usual=0.0))
     with pytest.raises(InferenceError, match=r"output y has shape .* for a batch of 3 rows"):
-        await executor.execute([request(1), request(2, rows=2)])
+        await executor.execute([request(1, rows=3)])
     executor.close()
 
 
@@ -298,6 +304,46 @@ async def test_a_request_that_fails_alone_is_an_inference_error(parts):
     assert isinstance(first, InferenceError)
     assert "secret" not in str(first)
     assert numbers([second]) == [[2]]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=33))
+def test_a_request_that_the_model_cannot_do_fails_alone(good):
+    def answer(x):
+        if (x < 0).any():
+            raise IndexError("out of range")
+        return 2 * x
+
+    runtime = FakeRuntime()
+    runtime.answer = answer
+    executor = Started(Executor(runtime, None, PATIENCE, batched=True, usual=0.0))
+    outcome = executor.begin([request(number if fine else -1) for number, fine in enumerate(good)])
+    if len(good) == 1 and not good[0]:
+        with pytest.raises(IndexError):
+            outcome.result(60)
+    else:
+        replies = outcome.result(60)
+        for number, (fine, reply) in enumerate(zip(good, replies, strict=True)):
+            assert numbers([reply]) == [[2 * number]] if fine else isinstance(reply, InferenceError)
+    bad = good.count(False)
+    assert len(runtime.plain_threads) <= 1 + 2 * bad * math.ceil(math.log2(len(good)))
+    executor.close()
+
+
+async def test_a_thread_that_could_not_be_prepared_costs_a_batch_and_is_prepared_for_the_next():
+    runtime = FakeRuntime()
+    failures = iter([MemoryError(), None])
+
+    def prepare():
+        if failure := next(failures):
+            raise failure
+
+    runtime.prepare_thread = prepare
+    executor = Started(Executor(runtime, None, PATIENCE, batched=True, usual=0.0))
+    with pytest.raises(MemoryError):
+        await executor.execute([request(1)])
+    for _ in range(3):
+        assert numbers(await executor.execute([request(2)])) == [[4]]
+    executor.close()
 
 
 @hasty

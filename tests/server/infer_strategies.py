@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.server import codec
+from sidecar.server.wire import varint
 from sidecar.types import DATATYPES, Tensor, TensorSpec
 
 Message = pb.ModelInferRequest
@@ -202,10 +203,53 @@ def _mutated(draw: Draw, given: bytes) -> bytes:
     return bytes(changed)
 
 
+def field(number: int, content: bytes = b"") -> bytes:
+    """A field of length-delimited type as it goes over the wire."""
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def distinct_parameters(count: int) -> bytes:
+    """As many entries of a map whose field is 4, in requests and their inputs."""
+    return b"".join(field(4, field(1, b"%d" % number)) for number in range(count))
+
+
+LARGE: dict[str, Callable[[int], bytes]] = {
+    "empty inputs": lambda size: field(5) * (size // 2),
+    "empty outputs": lambda size: field(6) * (size // 2),
+    "empty raw contents": lambda size: field(7) * (size // 2),
+    "empty parameters": lambda size: field(4) * (size // 2),
+    "distinct parameters": lambda size: distinct_parameters(size // 8),
+    "distinct parameters of an input": lambda size: field(5, distinct_parameters(size // 8)),
+    "a shape": lambda size: field(5, field(3, b"\1" * size)),
+    "a shape, one by one": lambda size: field(5, b"\x18\1" * (size // 2)),
+    "empty contents of an input": lambda size: field(5, field(5) * (size // 2)),
+    "integers": lambda size: field(5, field(5, field(3, b"\1" * size))),
+    "integers, one by one": lambda size: field(5, field(5, b"\x18\1" * (size // 2))),
+    "floats": lambda size: field(5, field(5, field(6, bytes(size // 4 * 4)))),
+    "strings": lambda size: field(5, field(5, field(8) * (size // 2))),
+    "a name": lambda size: field(1, b"x" * size),
+    "an id": lambda size: field(3, b"x" * size),
+    "a parameter": lambda size: field(4, field(2, field(3, b"x" * size))),
+    "unknown fields": lambda size: field(15) * (size // 2),
+    "groups": lambda size: b"\x7b" * (size // 2) + b"\x7c" * (size // 2),
+}
+"""Messages of about so many bytes, all of them legal: what protobuf makes of some is a hundred times as large."""
+
+
+@st.composite
+def large(draw: Draw, requests: st.SearchStrategy[Message]) -> bytes:
+    """A valid request with some of that before or behind it."""
+    more = LARGE[draw(st.sampled_from(sorted(LARGE)))](draw(st.sampled_from([2**12, 2**15, 2**18, 2**21])))
+    valid = draw(requests).SerializeToString()
+    return valid + more if draw(st.booleans()) else more + valid
+
+
 @st.composite
 def wire(draw: Draw, requests: st.SearchStrategy[Message]) -> bytes:
-    """Mostly the bytes of a nearly valid request, else those of a valid one that were damaged, or any."""
-    kind = draw(st.sampled_from(["nearly", "nearly", "nearly", "damaged", "any"]))
+    """Mostly the bytes of a nearly valid request, else those of a valid one that were damaged or are large, or any."""
+    kind = draw(st.sampled_from(["nearly", "nearly", "nearly", "damaged", "large", "any"]))
+    if kind == "large":
+        return draw(large(requests))
     if kind == "nearly":
         return draw(nearly_valid(requests)).SerializeToString()
     return draw(st.binary(max_size=64) if kind == "any" else _mutated(draw(requests).SerializeToString()))

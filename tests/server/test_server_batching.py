@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
+import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,9 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.errors import ExpiredError, InferenceError, NotReadyError, OverloadedError
-from sidecar.server.batching import Batcher
+from sidecar.server.batching import FAILURES, Batcher
+from sidecar.server.lanes import Lanes, Waiting
 from sidecar.settings import BatchingSettings
-from sidecar.types import TensorSpec
+from sidecar.types import InferReply, TensorSpec
+from tests.server.conftest import COST, request, running
 
 SPECS = [TensorSpec("x", "FP64", (-1, -1))]
 NEVER_MS = 10_000  # the settings' longest delay; a test that had to wait for it would hang visibly
@@ -196,6 +201,55 @@ async def test_a_model_whose_thread_failed_is_ready_again_and_goes_on(
     await batcher.close()
 
 
+@pytest.mark.parametrize("part", ["queue_length", "choose"])
+async def test_an_error_of_the_queue_itself_costs_at_most_a_batch_and_the_model_goes_on(
+    *, part, make_batcher, make_request, model, ledger, monkeypatch
+):
+    monkeypatch.setattr("sidecar.server.batching.RESTART_SECONDS", 0)
+    batcher = make_batcher()
+    owner = ledger if part == "queue_length" else Lanes
+    whole, failures = getattr(owner, part), [MemoryError("once")]
+
+    def broken(*arguments):
+        if failures and threading.current_thread() is not threading.main_thread():
+            assert batcher.servable.ready
+            raise failures.pop()
+        return whole(*arguments)
+
+    monkeypatch.setattr(owner, part, broken)
+    with suppress(InferenceError):
+        await batcher.submit(make_request(0))
+    await batcher.submit(make_request(1))
+    assert not failures
+    assert batcher.servable.ready
+    await batcher.close()
+
+
+async def test_a_thread_that_cannot_be_started_costs_one_request(make_batcher, make_request, model):
+    batcher = make_batcher()
+    start = batcher.servable.start
+    batcher.servable.start = unstartable
+    with pytest.raises(RuntimeError, match="no more threads"):
+        await batcher.submit(make_request(0))
+    batcher.servable.start = start
+    await batcher.submit(make_request(1))
+    assert ids(model) == [["1"]]
+
+
+def unstartable(_):
+    raise RuntimeError("no more threads")
+
+
+async def test_a_batch_of_which_a_request_went_well_is_no_failure(make_batcher, make_request, model):
+    batcher = make_batcher(max_rows=2, max_delay_ms=NEVER_MS)
+    model.execute = lambda requests: [InferenceError("no"), InferReply(dict(requests[1].inputs), COST)]
+    batcher.servable.start = running(model.execute)
+    for _ in range(FAILURES):
+        outcomes = [batcher.submit(make_request(0)), batcher.submit(make_request(1))]
+        await asyncio.gather(*outcomes, return_exceptions=True)
+    assert batcher.trusted()
+
+
 async def test_a_request_that_does_not_fit_is_not_overtaken_by_a_smaller_one(
     make_batcher, make_request, model
 ):
@@ -249,6 +303,79 @@ async def test_a_full_queue_refuses_and_takes_again_when_it_has_room(make_batche
     await asyncio.gather(first, *waiting)
     await batcher.submit(make_request(3))
     assert ids(model) == [["0"], ["1"], ["3"]]
+
+
+@pytest.mark.parametrize("levels", [0, 3])
+async def test_a_full_queue_makes_room_by_those_whose_deadlines_have_passed(
+    *, levels, make_batcher, make_request, model, ledger
+):
+    now = 100.0
+    batcher = make_batcher(queue_requests=4, priority_levels=levels, clock=lambda: now)
+    first = await occupy(batcher, model, make_request(0))
+    waiting = await queue_up(batcher, *(make_request(number, deadline=100.02) for number in (1, 2, 3)))
+    waiting += await queue_up(batcher, make_request(4))
+    now = 100.1
+    late = await queue_up(batcher, make_request(5, deadline=110.0))
+    assert ledger.waiting[-1] == 2
+    outcomes = await asyncio.gather(*waiting[:3], return_exceptions=True)
+    assert all(isinstance(outcome, ExpiredError) for outcome in outcomes)
+    model.gate.set()
+    await asyncio.gather(first, waiting[3], *late)
+    assert ids(model) == [["0"], ["4", "5"]]
+
+
+async def test_a_full_queue_makes_room_by_those_who_would_come_too_late(make_batcher, make_request, model):
+    now = 100.0
+    batcher = make_batcher(queue_requests=3, priority_levels=2, clock=lambda: now)
+    first = await occupy(batcher, model, make_request(0))
+    now = 104.0
+    model.gate.set()
+    await first
+    running = await occupy(batcher, model, make_request(1))
+    hopeful, behind, hopeless = await queue_up(
+        batcher, make_request(2, deadline=104.5), make_request(3), make_request(4, deadline=111.0)
+    )
+    late = await queue_up(batcher, make_request(5))
+    with pytest.raises(OverloadedError, match="longer than the request's deadline allows"):
+        await hopeless
+    with pytest.raises(OverloadedError, match="3 requests wait for model 'echo', the most allowed"):
+        await batcher.submit(make_request(6))
+    model.gate.set()
+    await asyncio.gather(running, hopeful, behind, *late)
+    assert ids(model) == [["0"], ["1"], ["2", "3", "5"]]
+
+
+@given(
+    waiting=st.lists(
+        st.tuples(st.integers(1, 3), st.integers(1, 4), st.none() | st.integers(1, 20), st.booleans()),
+        max_size=30,
+    ),
+    pace=st.sampled_from([0.0, 1.0]),
+)
+def test_what_is_shed_could_not_run_in_time_and_what_is_left_may(waiting, pace):
+    lanes, everyone = Lanes(), []
+    for number, (width, rows, deadline, urgent) in enumerate(waiting):
+        one = Waiting(request(number, rows, width=width, deadline=deadline), None, number)
+        one.request.priority = 1 if urgent else 2
+        lanes.add(one)
+        everyone.append(one)
+    order = {one.kind: list(lanes._lanes[one.kind]) for one in everyone}
+    gone = lanes.shed(5.0, pace)
+    for lane in order.values():
+        free = 5.0
+        for one in lane:
+            deadline = one.request.deadline
+            late = deadline is not None and (deadline <= 5 or deadline < free)
+            assert late == (one in gone)
+            free += 0 if late else one.request.rows * pace
+    left = [one for one in everyone if one not in gone]
+    assert (lanes.requests, lanes.rows) == (len(left), sum(one.request.rows for one in left))
+    assert lanes.bytes == sum(one.bytes for one in left)
+    assert lanes.soonest == min(
+        (one.request.deadline for one in left if one.request.deadline), default=math.inf
+    )
+    assert all(lanes.remove(one) for one in left)
+    assert not lanes
 
 
 async def test_more_bytes_than_may_wait_are_refused_but_for_a_request_that_waits_alone(

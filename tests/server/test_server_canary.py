@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
 from sidecar._pb import open_inference_pb2 as pb
-from sidecar.server.batching import Batcher
-from sidecar.server.canary import FAILURES
+from sidecar.server.batching import FAILURES, TRIAL_SECONDS, Batcher
+from sidecar.server.lanes import Waiting
 from sidecar.server.models import Models
 from sidecar.settings import BatchingSettings
-from sidecar.types import Servable, TensorSpec
+from sidecar.types import Cost, InferRequest, Servable, TensorSpec
 
 SPEC = TensorSpec("fp32", "FP32", (-1, 3))
 IDS = [f"request-{number}" for number in range(20_000)]
+COST = Cost(1e-6, 1e-6, 1e-6, 8, 8)
 WEIGHTS = st.floats(0, 1)
 
 
@@ -142,6 +143,23 @@ async def test_a_canary_that_fails_gets_nothing_until_a_batch_of_it_succeeds(
         assert (await client.infer("echo", [entry])).get_response().model_version == "1"
         await client.infer("echo", [entry], "2")
         assert (await client.infer("echo", [entry])).get_response().model_version == "2"
+
+
+def test_a_canary_that_fails_is_tried_once_a_minute_until_it_succeeds(ledger):
+    now = 0.0
+    servable = Servable("echo", "2", "python", (SPEC,), (SPEC,), 8, None, True, 1.0)
+    canary = Batcher(servable, BatchingSettings(), ledger, lambda: now)
+    split = Models([batcher("1"), canary])
+    for _ in range(FAILURES):
+        assert route(split, IDS[:1]) == ["2"]
+        canary.report([], 0.0, None)
+    assert route(split, IDS[:5]) == ["1"] * 5
+    now = TRIAL_SECONDS
+    assert route(split, IDS[:5]) == ["2", "1", "1", "1", "1"]
+    now = 2 * TRIAL_SECONDS
+    assert route(split, IDS[:2]) == ["2", "1"]
+    canary.report([Waiting(InferRequest("", {}, 1), None, 0.0)], 0.0, COST)
+    assert route(split, IDS[:5]) == ["2"] * 5
 
 
 def test_shares_hold_when_a_canary_is_unloaded():

@@ -280,5 +280,5 @@ async def test_a_text_that_quotes_a_very_long_name_still_arrives(serve, model, m
         tritonclient.grpc.aio.InferenceServerClient(address) as client,
     ):
         with pytest.raises(InferenceServerException, match="no model") as failed:
-            await client.get_model_metadata("\U0001f600" * 100_000)
+            await client.get_model_metadata("\U0001f600" * 16_000)
     assert failed.value.status() == str(grpc.StatusCode.NOT_FOUND)

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.sketch import Distinct, signatures
+from sidecar.sketch import Distinct, patterns, signatures
 from sidecar.sketch.distinct import mixed
 
 
@@ -58,6 +58,26 @@ def test_requests_that_differ_in_any_statistic_have_other_signatures(column):
 
 def test_requests_that_differ_by_rounding_look_alike():
     assert signatures(ROW * (1 + 1e-9)) == signatures(ROW)
+
+
+SIDES = st.lists(st.booleans(), min_size=32, max_size=32)
+
+
+@given(SIDES, SIDES, st.floats(1e-3, 1e3))
+def test_requests_have_one_pattern_where_all_their_projections_have_the_same_sides(one, other, scale):
+    sides = np.where([one, other], 1, -1)
+    sizes = np.random.default_rng(0).uniform(0.1, scale + 0.1, (2, 32))
+    first, second = patterns((sides * sizes).astype(np.float32))
+    assert (first == second) == (one == other)
+
+
+def test_requests_that_point_anywhere_have_patterns_of_their_own():
+    projections = np.random.default_rng(0).normal(size=(1000, 32)).astype(np.float32)
+    assert len(np.unique(patterns(projections))) == 1000
+
+
+def test_a_request_that_is_not_finite_has_a_pattern():
+    assert len(patterns(np.full((1, 32), np.inf, np.float32))) == 1
 
 
 def test_a_request_of_zeros_has_a_signature():

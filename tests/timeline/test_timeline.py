@@ -176,6 +176,13 @@ def test_distinct_requests_are_counted_over_the_panes_of_a_window(timeline, cloc
     assert round(timeline.distinct(100.0, TAP).estimate) == 3
 
 
+def test_requests_of_one_firing_pattern_are_one_where_projections_are_taken(timeline):
+    projections = np.outer([1, 2, -1], np.ones(32)).astype(np.float32)
+    rows = RequestRows(np.outer([1, 2, 3], np.ones(6)), projections=projections)
+    timeline.add(replace(reading(0.0, rows=3), rows={TAP: rows}))
+    assert round(timeline.distinct(PANE, TAP).estimate) == 2
+
+
 def test_a_request_that_missed_a_tap_does_not_look_like_anything(timeline):
     rows = np.vstack([np.ones(6), np.full(6, np.nan)])
     timeline.add(replace(reading(0.0, rows=2), rows={TAP: RequestRows(rows)}))
