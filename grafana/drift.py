@@ -161,9 +161,8 @@ BETWEEN = Row("Between requests", (
     ),
     Panel(
         "Directions in which requests differ",
-        "Participation ratio and effective rank of 32 projections of channel means, 1 to 32 (GPU: of 5 request "
-        "statistics, 1 to 5), at the tap where each is least. Good: steady. 1 says that all requests differ in one way "
-        "only.",
+        "Participation ratio and effective rank of 32 projections of channel means, 1 to 32, at the tap where each "
+        "is least. Good: steady. 1 says that all requests differ in one way only.",
         "short",
         (
             model("sidecar_instability_participation_ratio", "min", f"{BY_MODEL} participation ratio"),
