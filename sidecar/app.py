@@ -7,7 +7,8 @@ import asyncio
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from sidecar import otel
-from sidecar.console.http import Access, Standing, application
+from sidecar.console.access import Access, names_us
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError
 from sidecar.export.activations import ActivationCollector
@@ -66,17 +67,15 @@ class Sidecar:
             Exposition(registry, settings.capture.drain_seconds),
             Standing(
                 watched,
-                window,
                 stale=lambda: [name for name, stale in self._stale().items() if stale],
                 leaving=lambda: self._leaving,
-                store=self._memory.store,
-                keep_seconds=settings.capture.drain_seconds,
             ),
             Access(
                 admits=lambda authorization: tokens.role(authorization) is not Role.NOBODY,
                 sees_inputs=lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                names_us=names_us(settings.server),
             ),
-            self._memory.api.routes(),
+            self._memory.routes(),
         )
         self._http = HttpServer(console, settings.server, certificates.context() if certificates else None)
         self._leaving = False

@@ -12,7 +12,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from torch import nn
 
-from sidecar.console.http import Access, Standing, application
+from sidecar.console.access import Access, names_us
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.errors import ConfigError, ModelError
 from sidecar.export.activations import ActivationCollector
@@ -60,12 +61,13 @@ class Attached:
             tokens, certificates = Tokens(settings.server), tls.certificates(settings.server)
             console = application(
                 Exposition(registry, settings.capture.drain_seconds),
-                Standing(watched, window, store=memory.store, keep_seconds=settings.capture.drain_seconds),
+                Standing(watched),
                 Access(
                     admits=lambda authorization: tokens.role(authorization) is not Role.NOBODY,
                     sees_inputs=lambda authorization: tokens.role(authorization) is Role.ADMIN,
+                    names_us=names_us(settings.server),
                 ),
-                memory.api.routes(),
+                memory.routes(),
             )
             http = HttpServer(console, settings.server, certificates.context() if certificates else None)
             self.port = http.start()

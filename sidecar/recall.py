@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from starlette.routing import Route
 
 from sidecar.baseline import replicas
 from sidecar.console.api import Api, Sources, as_tree
 from sidecar.console.elsewhere import Elsewhere
+from sidecar.console.summary import Summary
 from sidecar.export.activations import Watched
 from sidecar.export.store import StoreCollector
 from sidecar.settings import Settings
@@ -26,7 +28,7 @@ REPLICA_SECONDS = 5.0
 class Memory:
     """watched: versions that are served; one list for good, read from other threads.
 
-    api: answers from the store and from what is in memory. store: how the store fares; None where nothing is kept.
+    store: how the store fares; None where nothing is kept.
     """
 
     def __init__(self, settings: Settings, watched: Sequence[Watched], clock: Clock) -> None:
@@ -40,7 +42,15 @@ class Memory:
         elsewhere = Elsewhere(
             settings.console, partial(replicas.fetch, seconds=REPLICA_SECONDS), time.monotonic
         )
-        self.api = Api(Sources(history, watched, self.store, elsewhere), settings.console, clock)
+        self._api = Api(Sources(history, watched, self.store, elsewhere), settings.console, clock)
+        self._summary = Summary(
+            watched,
+            self.store,
+            settings.drift.window_seconds,
+            settings.console.min_requests,
+            settings.capture.drain_seconds,
+            self._api.budget,
+        )
 
     def register(self, registry: CollectorRegistry) -> None:
         if self.store:
@@ -55,7 +65,11 @@ class Memory:
 
     def ask(self, method: str, given: Mapping[str, object]) -> Awaitable[dict[str, Any]]:
         """A `server.telemetry.Ask`."""
-        return self.api.ask(method, given, as_tree)
+        return self._api.ask(method, given, as_tree)
+
+    def routes(self) -> list[Route]:
+        """Of the API over HTTP: answers from the store and from what is in memory."""
+        return [*self._api.routes(), *self._summary.routes()]
 
     def start(self) -> None:
         if self._keeper:
@@ -65,7 +79,7 @@ class Memory:
         """Keep what waits to be kept, and answer no more; to be called when nothing is observed any more."""
         if self._keeper:
             self._keeper.stop(timeout)
-        self.api.close()
+        self._api.close()
 
     def _timelines(self) -> dict[tuple[str, str], Timeline]:
         return {(one.model, one.version): one.timeline for one in tuple(self._watched) if one.timeline}

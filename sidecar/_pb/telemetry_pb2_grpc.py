@@ -44,6 +44,11 @@ class ActivationTelemetryStub:
                 request_serializer=telemetry__pb2.GetDriversRequest.SerializeToString,
                 response_deserializer=telemetry__pb2.GetDriversResponse.FromString,
                 _registered_method=True)
+        self.GetCofiring = channel.unary_unary(
+                '/sidecar.v1.ActivationTelemetry/GetCofiring',
+                request_serializer=telemetry__pb2.GetCofiringRequest.SerializeToString,
+                response_deserializer=telemetry__pb2.GetCofiringResponse.FromString,
+                _registered_method=True)
         self.GetInputs = channel.unary_unary(
                 '/sidecar.v1.ActivationTelemetry/GetInputs',
                 request_serializer=telemetry__pb2.GetInputsRequest.SerializeToString,
@@ -116,6 +121,13 @@ class ActivationTelemetryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCofiring(self, request, context):
+        """How several channels of a layer rise and fall together.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetInputs(self, request, context):
         """What the inputs that were kept do to one channel.
         """
@@ -183,6 +195,11 @@ def add_ActivationTelemetryServicer_to_server(servicer, server):
                     servicer.GetDrivers,
                     request_deserializer=telemetry__pb2.GetDriversRequest.FromString,
                     response_serializer=telemetry__pb2.GetDriversResponse.SerializeToString,
+            ),
+            'GetCofiring': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCofiring,
+                    request_deserializer=telemetry__pb2.GetCofiringRequest.FromString,
+                    response_serializer=telemetry__pb2.GetCofiringResponse.SerializeToString,
             ),
             'GetInputs': grpc.unary_unary_rpc_method_handler(
                     servicer.GetInputs,
@@ -372,6 +389,33 @@ class ActivationTelemetry:
             '/sidecar.v1.ActivationTelemetry/GetDrivers',
             telemetry__pb2.GetDriversRequest.SerializeToString,
             telemetry__pb2.GetDriversResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCofiring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sidecar.v1.ActivationTelemetry/GetCofiring',
+            telemetry__pb2.GetCofiringRequest.SerializeToString,
+            telemetry__pb2.GetCofiringResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from typing import Any
 
 from sidecar.drift import Reference
@@ -34,10 +35,11 @@ class _Reply(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the reply was not whole in time")
-        self._socket.settimeout(left)
-        return self._bytes.readinto(buffer)
+        if left > 0:
+            self._socket.settimeout(left)
+            with suppress(TimeoutError):
+                return self._bytes.readinto(buffer)
+        raise TimeoutError("the reply was not whole in time")
 
     def close(self) -> None:
         self._bytes.close()

@@ -136,6 +136,13 @@ class NeuronAnswer(Answer):
     rms: list[Number]
     absmax: list[Number]
     fire_rate: list[Number]
+    magnitudes: Annotated[
+        dict[str, int],
+        Field(
+            description="Positions in all these panes at which |x| was at most capture.near_zero (`near_zero`), at "
+            "least 6 (`at_least_6`), or `between`. Exact; finer than that no values of a single channel are kept."
+        ),
+    ]
     distribution: Annotated[
         dict[str, list[Number]],
         Field(
@@ -174,6 +181,54 @@ class DriversAnswer(Answer):
     observed: Annotated[int, Field(description="Requests that were observed since the start.")]
     requests: list[DriverAnswer]
     alike: list[AlikeAnswer]
+
+
+class CofiringPair(Answer):
+    channel: int
+    other: int
+    correlation: Annotated[Number, Field(description="Of their means, from one pane to the next.")]
+    firing: Annotated[
+        Number, Field(description="The same of their fire rates; null where one does not vary.")
+    ]
+    shared: Annotated[
+        int | None,
+        Field(
+            description="How many of their eight strongest requests since the start they share; null if unknown."
+        ),
+    ]
+
+
+class CofiringOther(Answer):
+    """correlation, firing: the least of those with the channels asked for."""
+
+    channel: int
+    correlation: Number
+    firing: Number
+
+
+class CofiringAnswer(Answer):
+    """Of requests that do not depend on each other the correlation over panes is that over requests.
+
+    A mean, or fire rate, is that of all positions of a request. What changes for many requests at once is in it too.
+    """
+
+    tap: TapAnswer
+    channels: list[int]
+    detail: Annotated[str, Field(description="Why nothing is told; empty where something is.")]
+    panes: Annotated[int, Field(description="Panes that were compared, each with the one before.")]
+    requests: int
+    error: Annotated[Number, Field(description="Standard error of a correlation that is 0.")]
+    level: Annotated[
+        Number,
+        Field(
+            description="What the largest correlation with any other channel passes by chance once in 100 times."
+        ),
+    ]
+    pairs: Annotated[list[CofiringPair], Field(description="Each two of the channels asked for.")]
+    others: Annotated[
+        list[CofiringOther],
+        Field(description="At most ten others whose correlation with each of them is above the level."),
+    ]
 
 
 class CellsAnswer(Answer):

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sidecar.console import answers, comparisons, course, drivers, layers, questions
+from sidecar.console import answers, cofiring, comparisons, course, drivers, layers, questions
 from sidecar.console.answers import Answer
 from sidecar.console.budget import Budget
 from sidecar.console.elsewhere import Elsewhere, Place
@@ -25,6 +25,7 @@ from sidecar.console.openapi import Method, document
 from sidecar.console.questions import Question
 from sidecar.console.reruns import Reruns
 from sidecar.console.scope import Scope
+from sidecar.console.summary import FURTHER
 from sidecar.drift import Reference
 from sidecar.errors import (
     InvalidInputError,
@@ -57,6 +58,7 @@ METHODS: Mapping[str, Method] = {
     "ListNeurons": Method("neurons", questions.NeuronsQuestion, answers.NeuronsAnswer, layers.neurons),
     "GetNeuron": Method("neuron", questions.NeuronQuestion, answers.NeuronAnswer, course.neuron),
     "GetDrivers": Method("drivers", questions.DriversQuestion, answers.DriversAnswer, drivers.drivers),
+    "GetCofiring": Method("cofiring", questions.CofiringQuestion, answers.CofiringAnswer, cofiring.cofiring),
     "GetInputs": Method(
         "inputs", questions.InputsQuestion, answers.InputsAnswer, drivers.inputs, runs_model=True
     ),
@@ -93,6 +95,7 @@ class Sources:
 class Api:
     """Answers questions one after the other, on a thread of its own; those that run the model on a second one.
 
+    budget: what answers may cost, here and wherever else it is charged.
     clock: seconds since the epoch. monotonic: seconds that only go forward.
     """
 
@@ -101,7 +104,7 @@ class Api:
     ) -> None:
         self._sources, self._clock = sources, clock
         self._min_requests = settings.min_requests
-        self._budget = Budget(settings.budget, monotonic)
+        self.budget = Budget(settings.budget, monotonic)
         self._closing = threading.Event()
         self._reruns = Reruns(settings.budget, monotonic, self._closing.wait)
         self._usual = Lane("sidecar-api", WAITING)
@@ -120,8 +123,8 @@ class Api:
             question = method.question.model_validate(given)
         except ValidationError as error:
             raise InvalidInputError("; ".join(map(_sentence, error.errors()))) from None
-        self._budget.admit()
-        elsewhere = await self._sources.elsewhere.references(question.ranges, self._budget.charge)
+        self.budget.admit()
+        elsewhere = await self._sources.elsewhere.references(question.ranges, self.budget.charge)
         lane = self._replays if method.runs_model else self._usual
         return await lane.run(functools.partial(self._answer, method, question, elsewhere, render))
 
@@ -153,11 +156,11 @@ class Api:
         finally:
             # Running the model again keeps to the budget by its rests.
             if not method.runs_model:
-                self._budget.charge(time.thread_time() - began)
+                self.budget.charge(time.thread_time() - began)
 
     def routes(self) -> list[Route]:
         """One for each method, and the OpenAPI document."""
-        described = JSONResponse(document(METHODS)).body
+        described = JSONResponse(document(METHODS, FURTHER)).body
 
         async def openapi(_: Request) -> Response:
             return Response(described, media_type="application/json")
@@ -170,7 +173,9 @@ class Api:
 
     async def _over_http(self, name: str, request: Request) -> Response:
         try:
-            body = await self.ask(name, dict(request.query_params), as_json)
+            # A list may come as one field with commas or as several; of anything else one too many is refused so.
+            given = {key: ",".join(request.query_params.getlist(key)) for key in request.query_params}
+            body = await self.ask(name, given, as_json)
         except RequestError as error:
             status = HTTP_STATUS.get(type(error), 500)
             retry = {"retry-after": "1"} if status in (429, 503) else {}

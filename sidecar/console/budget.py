@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from sidecar.errors import OverloadedError
 from sidecar.types import Clock
+
+T = TypeVar("T")
 
 BURST_SECONDS = 5.0
 
@@ -35,6 +40,14 @@ class Budget:
         with self._lock:
             self._fill()
             self._level -= seconds
+
+    def charged(self, make: Callable[[], T]) -> T:
+        """What `make` returns or raises; the CPU time of this thread is charged."""
+        began = time.thread_time()
+        try:
+            return make()
+        finally:
+            self.charge(time.thread_time() - began)
 
     def _fill(self) -> None:
         now = self._clock()

@@ -2,66 +2,54 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
-
-from sidecar.console.lane import Lane
-from sidecar.errors import BaselineError, OverloadedError
+from sidecar.console.answers import Answer
+from sidecar.console.shared import Shared
+from sidecar.errors import UnknownModelError
 from sidecar.export.activations import Watched, observed
-from sidecar.export.versions import version_differences
-
-WAITING = 8
-"""Requests for a window or for differences that are being answered or wait; more are refused."""
+from sidecar.export.versions import Observed, VersionDifference, version_differences
 
 
-def routes(watched: Sequence[Watched]) -> list[Route]:
-    """/api/v1/baseline, for `sidecar compare` and whoever wants to keep it, and /api/v1/versions.
+class VersionsAnswer(Answer):
+    """Each further version of a model beside its first, over drift.window_seconds."""
 
-    Both are made anew for each who asks, one after the other. 429 where too many wait.
+    versions: list[VersionDifference]
+
+
+def versions(watched: Sequence[Watched], min_requests: int) -> bytes:
+    told = VersionsAnswer(versions=version_differences(observed(watched), min_requests))
+    return told.model_dump_json().encode()
+
+
+class Windows:
+    """The window of each version as a baseline, made once for all who ask meanwhile.
+
+    share: makes an answer one that is shared.
     """
-    lane = Lane("sidecar-comparison", WAITING)
 
-    def in_turn(make: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            try:
-                return await lane.run(partial(make, request))
-            except OverloadedError as error:
-                return PlainTextResponse(f"{error}\n", 429, {"retry-after": "1"})
+    def __init__(
+        self, watched: Sequence[Watched], min_requests: int, share: Callable[[Callable[[], bytes]], Shared]
+    ) -> None:
+        self._watched, self._min_requests, self._share = watched, min_requests, share
+        self._shared: dict[Observed, Shared] = {}
 
-        return answer
+    async def window(self, model: str | None, version: str | None) -> bytes:
+        """Of the first version that fits; None fits all.
 
-    def baseline(request: Request) -> Response:
-        """?model=&version=, by default the first that is observed. 404 if there is no such, 409 before any request."""
-        wanted = [request.query_params.get(name) for name in ("model", "version")]
-        for one in observed(watched):
-            if all(want in (None, have) for want, have in zip(wanted, (one.model, one.version), strict=True)):
-                try:
-                    content = one.monitor.snapshot().to_bytes()
-                except BaselineError as error:
-                    return PlainTextResponse(f"{error}\n", 409)
-                return Response(content, media_type="application/octet-stream")
-        known = ", ".join(f"{one.model} version {one.version}" for one in observed(watched))
-        return PlainTextResponse(f"no such model is observed; there are: {known or 'none'}\n", 404)
+        Raises UnknownModelError, BaselineError where its window holds too few requests, and what `Shared` does.
+        """
+        there = observed(self._watched)
+        self._shared = {one: shared for one, shared in self._shared.items() if one in there}
+        for one in there:
+            if model in (None, one.model) and version in (None, one.version):
+                if one not in self._shared:
+                    self._shared[one] = self._share(partial(self._made, one))
+                body, _ = await self._shared[one].answer()
+                return body
+        known = ", ".join(f"{one.model} version {one.version}" for one in there)
+        raise UnknownModelError(f"no such model is observed; there are: {known or 'none'}")
 
-    def versions(_: Request) -> Response:
-        return JSONResponse(
-            {"versions": [plain(asdict(one)) for one in version_differences(observed(watched))]}
-        )
-
-    return [Route("/api/v1/baseline", in_turn(baseline)), Route("/api/v1/versions", in_turn(versions))]
-
-
-def plain(value: Any) -> Any:
-    """The same with null for every number that JSON does not have."""
-    if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    def _made(self, one: Observed) -> bytes:
+        return one.monitor.snapshot(self._min_requests).to_bytes()

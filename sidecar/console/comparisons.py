@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from sidecar.console import withheld
 from sidecar.console.answers import (
     BaselineAnswer,
     BaselinesAnswer,
@@ -62,7 +63,9 @@ def _model(scope: Scope, subject: Subject) -> ModelAnswer:
 def drift(scope: Scope, asked: DriftQuestion) -> DriftAnswer:
     subject = scope.subject(asked)
     watched = scope.of(subject)
-    state = watched.monitor.state() if watched and watched.monitor else None
+    state = (
+        withheld.told(watched.monitor.state(), scope.min_requests) if watched and watched.monitor else None
+    )
     return DriftAnswer(model=subject.model, version=subject.version, state=state)
 
 

@@ -24,9 +24,14 @@ def neuron(scope: Scope, asked: NeuronQuestion) -> NeuronAnswer:
         raise InvalidInputError(f"channel {asked.channel} is none of tap {tap.key}, which has {tap.channels}")
     panes = _along(scope, subject, asked, asked.points)
     seen: list[Kept] = []
+    positions = fires = outliers = 0
     course: list[list[float]] = []
     for pane, requests, channel in scope.recall.channel(panes, tap, asked.channel):
         n = channel.positions if requests >= scope.min_requests else 0
+        if n:
+            positions += n
+            fires += int(channel.fires[0])
+            outliers += int(channel.outliers[0])
         sums = (channel.total[0], channel.squares[0], channel.absmax[0] * n, channel.fires[0])
         seen.append(pane)
         course.append([float(one) / n for one in sums] if n else [math.nan] * 4)
@@ -43,6 +48,11 @@ def neuron(scope: Scope, asked: NeuronQuestion) -> NeuronAnswer:
         rms=brief(rms),
         absmax=brief(absmax),
         fire_rate=brief(rate),
+        magnitudes={
+            "near_zero": positions - fires,
+            "between": fires - outliers,
+            "at_least_6": outliers,
+        },
         distribution={"mean": _spread(mean), "rms": _spread(rms), "absmax": _spread(absmax)},
         reference_mean=float(reference.channels.mean[asked.channel]) if reference else None,
         reference_stddev=math.sqrt(reference.channels.variance[asked.channel]) if reference else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,23 @@ class Method:
     runs_model: bool = False
 
 
-def document(methods: Mapping[str, Method]) -> dict[str, Any]:
-    answers = sorted({method.answer for method in methods.values()}, key=lambda model: model.__name__)
+@dataclass(frozen=True, slots=True)
+class Further:
+    """A path under /api/v1 that is no method. answer: None where that is a file.
+
+    parameters: name -> description of each, all of them text that may be left out. refusals: status -> when.
+    """
+
+    path: str
+    summary: str
+    answer: type[Answer] | None
+    parameters: Mapping[str, str]
+    refusals: Mapping[str, str]
+
+
+def document(methods: Mapping[str, Method], further: Sequence[Further]) -> dict[str, Any]:
+    wanted = {one.answer for one in methods.values()} | {one.answer for one in further if one.answer}
+    answers = sorted(wanted, key=lambda model: model.__name__)
     _, schemas = models_json_schema([(model, "serialization") for model in answers], ref_template=_REFERENCE)
     components = schemas["$defs"] | {
         "Refusal": {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
@@ -47,7 +62,10 @@ def document(methods: Mapping[str, Method]) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Activation telemetry", "version": __version__},
-        "paths": {f"/api/v1/{one.path}": {"get": _operation(name, one)} for name, one in methods.items()},
+        "paths": {
+            **{f"/api/v1/{one.path}": {"get": _operation(name, one)} for name, one in methods.items()},
+            **{f"/api/v1/{one.path}": {"get": _of_further(one)} for one in further},
+        },
         "components": {"schemas": components},
     }
 
@@ -61,24 +79,49 @@ def _operation(name: str, method: Method) -> dict[str, Any]:
             "in": "query",
             "required": key in schema.get("required", ()),
             "description": one.get("description", ""),
+            **({"explode": False} if one.get("type") == "array" else {}),
             "schema": _plain({key: value for key, value in one.items() if key != "description"}, defined),
         }
         for key, one in schema["properties"].items()
     ]
-    answer = {"$ref": _REFERENCE.format(model=method.answer.__name__)}
-    refusal = {"$ref": _REFERENCE.format(model="Refusal")}
     return {
         "operationId": name,
         "summary": inspect.getdoc(method.question) or "",
         "parameters": parameters,
         "responses": {
-            "200": {"description": "The answer.", "content": {"application/json": {"schema": answer}}},
-            **{
-                code: {"description": text, "content": {"application/json": {"schema": refusal}}}
-                for code, text in _REFUSALS.items()
-            },
+            "200": {"description": "The answer.", "content": _json(method.answer.__name__)},
+            **{code: {"description": text, "content": _json("Refusal")} for code, text in _REFUSALS.items()},
         },
     }
+
+
+def _of_further(one: Further) -> dict[str, Any]:
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    answer = _json(one.answer.__name__) if one.answer else {"application/octet-stream": {}}
+    refusal = _json("Refusal") if one.answer else text
+    return {
+        "operationId": one.path,
+        "summary": one.summary,
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": told,
+                "schema": {"type": "string"},
+            }
+            for name, told in one.parameters.items()
+        ],
+        "responses": {
+            "200": {"description": "The answer.", "content": answer},
+            "401": {"description": _REFUSALS["401"], "content": text},
+            **{code: {"description": when, "content": refusal} for code, when in one.refusals.items()},
+        },
+    }
+
+
+def _json(model: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _REFERENCE.format(model=model)}}}
 
 
 def _plain(schema: dict[str, Any], defined: Mapping[str, Any]) -> dict[str, Any]:

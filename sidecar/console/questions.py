@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sidecar.timeline.statistics import STATISTICS
 
@@ -28,6 +28,23 @@ def _divides(cells: int) -> int:
     return cells
 
 
+def _listed(given: Any) -> Any:
+    """As a query string has them, and as a protobuf message has."""
+    return given.split(",") if isinstance(given, str) else given if isinstance(given, int) else list(given)
+
+
+def _different(channels: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(channels)) < len(channels):
+        raise ValueError("channels must differ")
+    return channels
+
+
+ChannelList = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=10_000_000)], ...],
+    Field(min_length=1, max_length=16, description="Indices of channels, with commas between them."),
+    BeforeValidator(_listed),
+    AfterValidator(_different),
+]
 PerOctave = Annotated[
     int,
     Field(ge=1, le=8, description="Cells from one power of two to the next: 1, 2, 4 or 8."),
@@ -164,6 +181,22 @@ class NeuronQuestion(Course):
     site: Annotated[Name, Field(description="Where in the layer; the first site there if empty.")] = ""
     channel: Annotated[int, Field(ge=0, le=10_000_000, description="Index of the channel.")]
     points: Annotated[int, Field(ge=1, le=1000, description="Most points of the course.")] = 300
+
+
+class CofiringQuestion(OfModel):
+    """How several channels of a layer rise and fall together; without begin, in the newest panes that are kept."""
+
+    begin: Moment | None = None
+    end: Moment | None = None
+    layer: Annotated[int, Field(ge=0, le=100_000, description="Depth of the tap.")]
+    site: Annotated[Name, Field(description="Where in the layer; the first site there if empty.")] = ""
+    channels: ChannelList
+
+    @model_validator(mode="after")
+    def _in_order(self) -> CofiringQuestion:
+        if self.begin is not None and self.end is not None and self.begin >= self.end:
+            raise ValueError("begin must lie before end")
+        return self
 
 
 class DriversQuestion(OfModel):

@@ -117,6 +117,14 @@ def cause(suspect: Suspect, names: Sequence[str], reference: Requests, window: R
     return _with_sentence(found, suspect.nonfinite, window.groups)
 
 
+def located(found: Cause, nonfinite: int) -> Cause:
+    """Where drift begins and of what kind it is, without what moved. nonfinite: values at its tap."""
+    return replace(
+        found, statistic="", shift=math.nan, remaining=math.nan, channels=(), groups=(), requests=(),
+        sentence="; ".join(_where(found, nonfinite)),
+    )  # fmt: skip
+
+
 def shown(ids: Sequence[str], keep: KeepIds) -> tuple[str, ...]:
     """Ids as the setting lets them be seen; hashed: the first 8 bytes of BLAKE2b, in hexadecimal digits."""
     if keep == "none":
@@ -134,10 +142,13 @@ def _extreme(reference: Weighted, window: Requests) -> tuple[tuple[str, float], 
     return tuple((window.ids[row], float(distance[row])) for row in order if distance[row] > 0)
 
 
-def _with_sentence(found: Cause, nonfinite: int, groups: Groups) -> Cause:
+def _where(found: Cause, nonfinite: int) -> list[str]:
     parts = [f"drift begins at layer {found.tap.layer} ({found.tap.site})"]
-    if found.kind == "numeric":
-        parts.append(f"{nonfinite:,} values are NaN or infinite")
+    return [*parts, f"{nonfinite:,} values are NaN or infinite"] if found.kind == "numeric" else parts
+
+
+def _with_sentence(found: Cause, nonfinite: int, groups: Groups) -> Cause:
+    parts = _where(found, nonfinite)
     if found.statistic:
         parts.append(f"{found.statistic.replace('_', ' ')} of requests moved {found.shift:+.2f} sigmas")
     if found.channels:

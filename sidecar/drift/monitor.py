@@ -165,13 +165,13 @@ class DriftMonitor:
                 self._state = self._snapshot(pace)
             return self._state
 
-    def snapshot(self) -> Reference:
-        """The window as a baseline, to compare with another. Raises BaselineError while it holds no request."""
+    def snapshot(self, min_requests: int = 1) -> Reference:
+        """The window as a baseline, to compare with another. Raises BaselineError while it holds fewer requests."""
         reference = self.reference
         nodrift = reference.nodrift if reference else [NoDrift.unknown()] * len(self._taps)
         return snapshot(
             self._model, self._version, self._taps,
-            self._timeline, self._window_seconds, nodrift, self._stratify_by,
+            self._timeline, self._window_seconds, nodrift, self._stratify_by, min_requests,
         )  # fmt: skip
 
     @property
@@ -334,6 +334,7 @@ class DriftMonitor:
             shifted = effects[index].shifted
             layer = LayerDrift(
                 tap=tap,
+                requests=window.counts.requests,
                 evidence=evidence[index],
                 active=latch.active,
                 alarms=latch.alarms,

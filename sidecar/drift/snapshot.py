@@ -27,11 +27,14 @@ def snapshot(
     seconds: float,
     nodrift: Sequence[NoDrift],
     stratify_by: str,
+    min_requests: int = 1,
 ) -> Reference:
-    """The last `seconds`. nodrift: of what the taps are judged by. Raises BaselineError without a single request."""
+    """The last `seconds`. nodrift: of what the taps are judged by. Raises BaselineError with fewer requests."""
     readings = timeline.readings(seconds)
-    if not readings:
-        raise BaselineError(f"no request of {model} version {version} was observed in the last {seconds:g} s")
+    if (seen := sum(one.requests for one in readings)) < min_requests:
+        few = f"{seen or 'no'} request{'s' if seen > 1 else ''} of {model} version {version}"
+        need = f"; an aggregate of fewer than {min_requests} could tell of one of them" if seen else ""
+        raise BaselineError(f"{few} {'were' if seen > 1 else 'was'} observed in the last {seconds:g} s{need}")
     outputs = [one.outputs for one in readings if one.outputs]
     stacked = np.concatenate([stack_rows(one.rows, taps) for one in readings], axis=1)
     return Reference(

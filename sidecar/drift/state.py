@@ -16,12 +16,13 @@ from sidecar.types import Tap
 class LayerDrift:
     """One tap. Evidence in nats since the reference; everything else over `drift.window_seconds`.
 
-    alarm_ordinals: the newest 100, counted in judged requests from 1. shifted_statistic: the request statistic
-    of `effects.mean_shift`, "" if none. worst_channels: (index, shift in the channel's standard deviations),
-    largest first, empty without reference or requests.
+    requests: in the window. alarm_ordinals: the newest 100, counted in judged requests from 1. shifted_statistic: the
+    request statistic of `effects.mean_shift`, "" if none. worst_channels: (index, shift in the channel's standard
+    deviations), largest first, empty without reference or requests.
     """
 
     tap: Tap
+    requests: int
     evidence: float
     active: bool
     alarms: int

@@ -33,20 +33,21 @@ class VersionDifference:
     detail: str = ""
 
 
-def version_differences(observed: Sequence[Observed]) -> list[VersionDifference]:
-    """Each further version of a model against its first, in the given order."""
+def version_differences(observed: Sequence[Observed], min_requests: int = 1) -> list[VersionDifference]:
+    """Each further version of a model against its first, in the given order, where both have seen so many requests."""
     found = []
     first: dict[str, Observed] = {}
     for one in observed:
         beside = first.setdefault(one.model, one)
         if beside is not one:
-            found.append(_difference(beside, one))
+            found.append(_difference(beside, one, min_requests))
     return found
 
 
-def _difference(beside: Observed, one: Observed) -> VersionDifference:
+def _difference(beside: Observed, one: Observed, min_requests: int) -> VersionDifference:
     try:
-        layers = compare(beside.monitor.snapshot(), one.monitor.snapshot())
+        windows = [side.monitor.snapshot(min_requests) for side in (beside, one)]
+        layers = compare(*windows)
     except BaselineError as error:
         return VersionDifference(one.model, beside.version, one.version, (), str(error))
     return VersionDifference(one.model, beside.version, one.version, tuple(layers))

@@ -14,7 +14,7 @@ from sidecar.settings.model import (
     check_lineup,
 )
 from sidecar.settings.section import Section
-from sidecar.settings.server import ServerSettings
+from sidecar.settings.server import ServerSettings, is_local
 from sidecar.settings.telemetry import (
     CaptureSettings,
     ConsoleSettings,
@@ -48,6 +48,7 @@ __all__ = [
     "VersionPolicySettings",
     "check_lineup",
     "checked",
+    "is_local",
     "load",
     "read",
     "resolve",

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from sidecar.settings.section import Port, Seconds, Section
 
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,253}$")]
 SharedMemoryKey = Annotated[str, Field(pattern=r"^/?[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}$")]
 
 
@@ -20,6 +21,8 @@ class ServerSettings(Section):
     grpc_port: its port; 0 takes any free one.
     http_host: address of metrics, health and status.
     http_port: its port; 0 takes any free one.
+    http_names: further names, without a port, by which the HTTP port may be asked for while it is on loopback and
+        neither a token nor TLS guards it; such as that of a proxy which passes the header `host` on.
     admin_listen: `host:port` or `unix:/path` where admin calls are taken, which grpc_port then refuses; needs admin.
     insecure: allow addresses beyond loopback without TLS and a token, because something else guards them.
     tls_certificate: PEM file; with tls_key all ports speak TLS only. Read again when it changes, like every file here.
@@ -48,6 +51,7 @@ class ServerSettings(Section):
     grpc_port: Port = 8001
     http_host: str = "127.0.0.1"
     http_port: Port = 8002
+    http_names: tuple[HostName, ...] = ()
     admin_listen: Annotated[str, Field(pattern=r"^(unix:.+|.+:\d{1,5})$")] | None = None
     insecure: bool = False
     tls_certificate: Path | None = None
@@ -99,7 +103,7 @@ class ServerSettings(Section):
         exposed = [
             host
             for host in (self.grpc_host, self.http_host, self.admin_host)
-            if host is not None and not _is_local(host)
+            if host is not None and not is_local(host)
         ]
         guarded = self.tls_certificate is not None and (self.token or self.token_file)
         if exposed and not guarded and not self.insecure:
@@ -110,7 +114,7 @@ class ServerSettings(Section):
         return self
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
     """Reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback

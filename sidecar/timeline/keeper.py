@@ -124,7 +124,7 @@ class Keeper:
                 raise SketchError(self._damage)
             store = self._store = self._store or Store(self.path, self._retention)
             if pane.span and (jump := self._jump(store, pane)):
-                raise SketchError(jump)
+                store = self._begun_anew(jump)
             store.write(subject, pane, given, self._clock())
         except (sqlite3.DatabaseError, SketchError) as error:
             if anew or _passes(error, self.path.parent) or not self.path.is_file():
@@ -140,17 +140,27 @@ class Keeper:
 
     def _jump(self, store: Store, pane: Pane) -> str:
         newest = store.newest()
-        if newest is None:
-            return ""
-        if pane.start < newest - BACK_SECONDS:
+        if newest is not None and pane.start < newest - BACK_SECONDS:
             return f"its newest pane lies {newest - pane.start:.0f} s in the future"
-        longest = self._retention.levels[-1].keep
-        if pane.start > newest + longest:
-            return f"its newest pane is {pane.start - newest:.0f} s old, all of it more than is kept"
+        if newest is not None and pane.start > newest + self._retention.levels[-1].keep:
+            # As likely an idle week as a wrong clock; either way panes go when they are too old, and steps stay.
+            _log.warning(
+                "%s: nothing was kept for %.0f s, and all panes are too old", self.path, pane.start - newest
+            )
         return ""
 
-    def _put_aside(self, why: str) -> None:
-        """Rename the file, so that a new one can be begun. Raises OSError."""
+    def _begun_anew(self, why: str) -> Store:
+        """A store with the steps of the one that is set aside, because no clock is behind them."""
+        aside = self._put_aside(why)
+        store = self._store = Store(self.path, self._retention)
+        try:
+            store.copy_steps(aside)
+        except sqlite3.Error as error:
+            _log.error("training steps stay in %s: %s", aside.name, error)
+        return store
+
+    def _put_aside(self, why: str) -> Path:
+        """Rename the file, so that a new one can be begun; its new name. Raises OSError."""
         self._close()
         self._damage = ""
         aside = self.path.with_name(f"{self.path.name}.{self._clock():.0f}.aside")
@@ -166,6 +176,7 @@ class Keeper:
                 gone.with_name(gone.name + suffix).unlink(missing_ok=True)
         self._set_aside += 1
         _log.error("the store %s was set aside as %s and begun anew: %s", self.path, aside.name, why)
+        return aside
 
     def _close(self) -> None:
         if self._store:

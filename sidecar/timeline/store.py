@@ -78,6 +78,19 @@ class Store:
                 self._roll_up(subject, owner, pane.start + pane.span)
                 self._expire(now)
 
+    def copy_steps(self, path: Path) -> None:
+        """Keep the training steps of another store in this one, which is empty."""
+        self._connection.execute("ATTACH DATABASE ? AS other", (str(path),))
+        try:
+            with transaction(self._connection):
+                self._connection.execute("INSERT INTO subject SELECT * FROM other.subject")
+                self._connection.execute("INSERT INTO pane SELECT * FROM other.pane WHERE span = 0")
+                self._connection.execute(
+                    "INSERT INTO sketch SELECT * FROM other.sketch WHERE pane IN (SELECT id FROM pane)"
+                )
+        finally:
+            self._connection.execute("DETACH DATABASE other")
+
     def newest(self) -> float | None:
         """Start of the newest pane of time; None without any."""
         (found,) = self._connection.execute("SELECT max(start) FROM pane WHERE span > 0").fetchone()

@@ -16,6 +16,7 @@ GIVEN = {
     "ListNeurons": {"layer": 0, "limit": 5, "order": "absmax"},
     "GetNeuron": {"layer": 0, "channel": 0},
     "GetDrivers": {"layer": 0, "channel": 0},
+    "GetCofiring": {"layer": 0, "channels": [0, 3]},
     "GetInputs": {"layer": 0, "channel": 0},
     "GetMatrix": {"statistic": "kurtosis"},
     "GetDrift": {},

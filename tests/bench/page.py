@@ -10,9 +10,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from sidecar.console.access import Access
 from sidecar.console.api import Api, Sources
-from sidecar.console.http import Access, Standing, application
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
+from sidecar.console.summary import Summary
 from sidecar.export.exposition import Exposition
 from sidecar.settings import ConsoleSettings, ServerSettings
 from sidecar.timeline import History, Retention, Store, Subject
@@ -72,11 +74,12 @@ def run() -> dict[str, Any]:
             ConsoleSettings(budget=64.0),
             lambda: store.NOW,
         )
-        routes = api.routes()
+        summary = Summary([], None, 60.0, 20, 1.0, api.budget)
+        routes = [*api.routes(), *summary.routes()]
         app = application(
             Exposition(CollectorRegistry(), 0.0),
-            Standing([], 60.0),
-            Access(lambda _: True, lambda _: True),
+            Standing([]),
+            Access(*[lambda _: True] * 3),
             routes,
         )
         server = HttpServer(app, ServerSettings(http_port=0), None)

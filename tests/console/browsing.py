@@ -7,9 +7,11 @@ import shutil
 import pytest
 from prometheus_client import CollectorRegistry
 
+from sidecar.console.access import Access
 from sidecar.console.api import Api, Sources
-from sidecar.console.http import Access, Standing, application
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
+from sidecar.console.summary import Summary
 from sidecar.settings import ServerSettings
 from sidecar.timeline import History
 from tests.console.kept import FREE, NOW, elsewhere
@@ -49,8 +51,13 @@ class Pages:
             self._settings,
             lambda: NOW,
         )
+        least = self._settings.min_requests
+        summary = Summary(self._watched, None, 60.0, least, 0.0, self._api.budget)
         app = application(
-            CollectorRegistry(), Standing(self._watched, 60.0), Access(admits, admits), self._api.routes()
+            CollectorRegistry(),
+            Standing(self._watched),
+            Access(admits, admits, lambda _: True),
+            [*self._api.routes(), *summary.routes()],
         )
         self._server = HttpServer(app, ServerSettings(http_port=self.port), None)
         self.port = self._server.start()

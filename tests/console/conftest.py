@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 
-from sidecar.console.http import Access, Standing, application
+from sidecar.console.access import Access, names_us
+from sidecar.console.budget import Budget
+from sidecar.console.http import Standing, application
+from sidecar.console.summary import Summary
 from sidecar.export.exposition import Exposition
 from sidecar.server.security import Role, Tokens
 from sidecar.settings import ServerSettings
@@ -27,8 +31,13 @@ def browse(export):
     """`async with browse(*watched) as http:` a client of the application over these models."""
 
     @asynccontextmanager
-    async def browse(*watched, token=None, stale=(), leaving=False, admins=None, more=()):
+    async def browse(
+        *watched, token=None, stale=(), leaving=False, admins=None, more=(), min_requests=1, budget=None,
+        clock=time.monotonic, keep_seconds=0.0, host="sidecar", names=None,
+    ):  # fmt: skip
         tokens = Tokens(ServerSettings(token=token, admin_token_file=admins))
+        budget = budget or Budget(64.0, clock)
+        summary = Summary(watched, None, WINDOW, min_requests, keep_seconds, budget, clock)
 
         def admits(authorization):
             return tokens.role(authorization) is not Role.NOBODY
@@ -37,10 +46,13 @@ def browse(export):
             return tokens.role(authorization) is Role.ADMIN
 
         exposition = Exposition(export(*watched).registry, 0.0)
-        standing = Standing(watched, WINDOW, stale=lambda: stale, leaving=lambda: leaving)
-        app = application(exposition, standing, Access(admits, sees_inputs), more)
+        named = names_us(ServerSettings(http_names=names)) if names is not None else lambda _: True
+        access = Access(admits, sees_inputs, named)
+        routes = [*summary.routes(), *more]
+        standing = Standing(watched, stale=lambda: stale, leaving=lambda: leaving)
+        app = application(exposition, standing, access, routes)
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://sidecar") as http:
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as http:
             yield http
 
     return browse

@@ -265,7 +265,7 @@ async def test_answers_are_refused_when_they_have_taken_their_budget(kept_panes)
         lambda: NOW,
         lambda: now[0],
     )
-    api._budget.charge(BURST_SECONDS + 1)
+    api.budget.charge(BURST_SECONDS + 1)
     transport = httpx.ASGITransport(app=Starlette(routes=api.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://sidecar/api/v1/") as http:
         reply = await http.get("taps")
@@ -326,6 +326,28 @@ async def test_what_is_live_is_answered_without_a_store(fixed_model):
     api.close()
     assert layer["covered"]["requests"] == 3
     assert matrix["values"] == [[8], [8], [8]]
+
+
+async def test_drift_over_few_requests_tells_evidence_and_where_and_no_sizes(ask, fixed_model):
+    state = (await ask("drift", fixed_model))["state"]
+    layer = state["layers"][1]
+    assert (layer["evidence"], layer["active"], layer["requests"]) == (3.5, True, 3)
+    assert (layer["effects"]["psi"], layer["worst_channels"], layer["shifted_statistic"]) == (None, [], "")
+    assert layer["instability"]["headroom"]["float16"] is None
+    assert layer["between"]["effective_rank"] is None
+    assert state["cause"]["sentence"] == "drift begins at layer 1 (resid)"
+    assert state["output"]["shares"] == []
+    assert (state["cause"]["channels"], state["cause"]["requests"], state["cause"]["groups"]) == ([], [], [])
+
+
+async def test_drift_over_enough_requests_tells_everything(ask, fixed_model):
+    kept = fixed_model.monitor.state()
+    fixed_model.monitor._state = replace(
+        kept, layers=tuple(replace(layer, requests=20) for layer in kept.layers)
+    )
+    state = (await ask("drift", fixed_model))["state"]
+    assert state["layers"][1]["effects"]["psi"] == 0.125
+    assert state["cause"]["channels"] == [[3, -4.5]]
 
 
 async def test_drift_and_baselines_are_those_of_the_monitor(ask, fixed_model):

@@ -13,6 +13,7 @@ from sidecar.settings import ConsoleSettings
 from sidecar.timeline.steps import recording
 from tests.console.kept import NOW, START, recorded
 from tests.console.published import COURSE, LAYERS, PEAKS, layer_values, step_values, unit_means
+from tests.export.conftest import NOW as EXPORTED
 
 RANGE = f"model=digits&version=1&begin={START}&end={NOW}"
 VIEWS = {
@@ -189,6 +190,40 @@ def test_a_range_is_shown_beside_a_baseline(visit, tmp_path):
     assert (there.faults, there.elsewhere) == ([], [])
 
 
+@pytest.mark.slow
+def test_a_side_with_wider_tails_is_drawn_and_saved_whole(visit, tmp_path):
+    recorded(shift=20_000.0).save(tmp_path / "far")
+    there = visit(settings=ConsoleSettings(budget=64.0, baselines={"far": tmp_path / "far"}))
+    there.go(f"#/compare?{RANGE}&other=baseline:far")
+    values = there.tab.locator("main section").last
+    low, high = values.locator(".plot").evaluate("plot => plot.layout.xaxis.range")
+    drawn = values.locator(".plot").evaluate("plot => plot.data.flatMap(one => one.x)")
+    assert low < min(drawn) < max(drawn) < high
+    with there.tab.expect_download() as saved:
+        values.locator("text=CSV").click()
+    saved.value.save_as(tmp_path / "values.csv")
+    rows = list(csv.DictReader((tmp_path / "values.csv").read_text().splitlines()))
+    most = {
+        side: max(float(one["upper"]) for one in rows if one["side"] == side) for side in ("left", "right")
+    }
+    assert most["left"] < 4_000
+    assert most["right"] > 20_000
+    assert there.faults == []
+
+
+@pytest.mark.slow
+def test_values_that_were_not_finite_an_hour_ago_are_not_wrong_right_now(visit, fixed_model):
+    there = visit(fixed_model)
+    there.go("#/overview")
+    assert (
+        "3 NaN or infinite values just now, 3 since the start" in there.tab.locator(".verdict").inner_text()
+    )
+    fixed_model.timeline._clock = lambda: EXPORTED + 3600.0
+    there.go("#/overview")
+    assert "infinite" not in there.tab.locator(".verdict").inner_text()
+    assert "NaN or infinite since the start" in there.tab.locator("main").inner_text()
+
+
 def test_the_overview_says_where_drift_begins(visit, fixed_model):
     there = visit(fixed_model)
     there.go("#/overview")
@@ -197,7 +232,7 @@ def test_the_overview_says_where_drift_begins(visit, fixed_model):
 
 
 def test_the_drift_view_tells_the_cause_and_the_mix_of_classes(visit, fixed_model):
-    there = visit(fixed_model)
+    there = visit(fixed_model, settings=ConsoleSettings(budget=64.0, min_requests=3))
     there.go("#/drift")
     told = there.tab.locator("main").inner_text()
     assert "another mix of requests explains it" in told

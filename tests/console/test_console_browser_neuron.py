@@ -44,6 +44,12 @@ def test_requests_are_listed_and_units_that_share_them_are_linked(opened):
     assert clean(there)
 
 
+def test_units_that_rise_and_fall_with_it_are_told_or_why_not(opened):
+    told = opened(None).tab.locator("section", has_text="Units that rise and fall with it").inner_text()
+    assert "too few neighbouring panes" in told
+    assert "Positions near 0" in opened(None).tab.locator("main").inner_text()
+
+
 def test_without_inputs_it_says_why(opened):
     there = opened()
     assert "Not told: no inputs are kept: console.keep_inputs is 0" in there.tab.locator("main").inner_text()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import pytest
 
-from sidecar.console.comparison import WAITING
-from sidecar.drift import Reference
+from sidecar.console.budget import BURST_SECONDS, Budget
+from sidecar.drift import DriftMonitor, Reference
 from tests.export.test_export_versions import served, watched
 
 __all__ = ["served"]
@@ -54,22 +53,49 @@ async def test_both_ask_for_the_token(browse, served):
 
 
 @pytest.mark.parametrize("path", ["/api/v1/baseline", "/api/v1/versions"])
-async def test_only_so_many_wait_for_what_is_made_for_each(browse, served, monkeypatch, path):
-    one, go_on = watched(served("1", 20)), threading.Event()
+async def test_each_is_made_once_for_all_who_ask_meanwhile_and_until_the_next_drain(
+    browse, served, monkeypatch, path
+):
+    one, two, now = watched(served("1", 20)), watched(served("2", 20)), [0.0]
     asked = []
+    kept = DriftMonitor.snapshot
+    monkeypatch.setattr(DriftMonitor, "snapshot", lambda self, least: asked.append(self) or kept(self, least))
+    async with browse(one, two, keep_seconds=0.5, clock=lambda: now[0]) as http:
+        await asyncio.gather(*(http.get(path) for _ in range(10)))
+        first = len(asked)
+        await http.get(path)
+        now[0] = 0.5
+        await http.get(path)
+    assert first == len(set(asked))
+    assert len(asked) == 2 * first
 
-    def slow(_):
-        asked.append(threading.get_ident())
-        assert go_on.wait(30)
-        return []
 
-    monkeypatch.setattr("sidecar.console.comparison.observed", slow)
-    async with browse(one) as http:
-        many = [asyncio.create_task(http.get(path)) for _ in range(WAITING + 3)]
-        refused = set()
-        while len(refused) < 3:
-            refused, _ = await asyncio.wait(many, timeout=0.01)
-        assert {reply.result().status_code for reply in refused} == {429}
-        assert len(asked) == 1
-        go_on.set()
-        await asyncio.gather(*many)
+@pytest.mark.parametrize("path", ["/api/v1/baseline", "/api/v1/versions", "/api/v1/status"])
+async def test_each_is_charged_and_refused_once_the_budget_is_spent(browse, served, path):
+    budget = Budget(1.0, lambda: 0.0)
+    async with browse(watched(served("1", 20)), budget=budget) as http:
+        before = budget._level
+        assert (await http.get(path)).status_code == 200
+        assert budget._level < before
+    budget.charge(BURST_SECONDS)
+    async with browse(watched(served("1", 20)), budget=budget) as http:
+        reply = await http.get(path)
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
+    assert "console.budget" in reply.text
+
+
+async def test_a_window_of_few_requests_is_no_baseline(browse, served):
+    async with browse(watched(served("1", 10)), min_requests=20) as http:
+        reply = await http.get("/api/v1/baseline")
+    assert (reply.status_code, reply.text) == (
+        409,
+        "10 requests of digits version 1 were observed in the last 600 s; an aggregate of fewer than 20 could "
+        "tell of one of them\n",
+    )
+
+
+async def test_versions_of_few_requests_are_not_compared(browse, served):
+    async with browse(watched(served("1", 400)), watched(served("2", 10)), min_requests=20) as http:
+        (found,) = (await http.get("/api/v1/versions")).json()["versions"]
+    assert found["layers"] == []
+    assert "10 requests of digits version 2 were observed" in found["detail"]

@@ -12,9 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sidecar.console.access import INPUTS_PATH, names_us
 from sidecar.console.api import METHODS
-from sidecar.console.http import INPUTS_PATH
 from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, OF_OTEL
+from sidecar.settings import ServerSettings
+from tests.export.conftest import NOW
 
 OF_ONE_VERSION = {
     metric.name.removesuffix("_total")
@@ -178,6 +180,36 @@ async def test_the_status_tells_each_layer(browse, fixed_model):
     assert layer["instability"]["narrowed"]["e4m3"]["best_exponent"] == 4
 
 
+OF_WINDOW = (
+    "mean", "stddev", "zero_share", "near_zero_share", "outlier_share", "absmax", "kurtosis", "psi",
+    "jensen_shannon", "kolmogorov_smirnov", "wasserstein", "mean_shift", "frechet", "times_level",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("least", "shown"), [(3, True), (4, False)])
+async def test_the_status_withholds_what_is_of_few_requests(browse, fixed_model, least, shown):
+    async with browse(fixed_model, min_requests=least) as http:
+        (model,) = (await http.get("/api/v1/status")).json()["models"]
+    layer = model["layers"][1]
+    assert [layer[name] is not None for name in OF_WINDOW] == [shown] * len(OF_WINDOW)
+    assert bool(layer["worst_channels"]) is shown
+    assert (layer["instability"]["absmax_growth"] is not None) is shown
+    assert (layer["between_requests"]["effective_rank"] is not None) is shown
+    assert (layer["requests"], layer["nonfinite"], layer["evidence"]) == (3, 3, 3.5)
+
+
+async def test_what_is_not_finite_is_counted_over_the_window_and_since_the_start(browse, fixed_model):
+    (now,) = await status_of(browse, fixed_model)
+    fixed_model.timeline._clock = lambda: NOW + 3600.0
+    (later,) = await status_of(browse, fixed_model)
+    assert [
+        [(one["nonfinite"], one["nonfinite_now"]) for one in each["layers"]] for each in (now, later)
+    ] == [
+        [(3, 3)] * 3,
+        [(3, 0)] * 3,
+    ]
+
+
 async def test_the_status_tells_the_cause_while_drift_is_active(browse, fixed_model, fresh_model):
     drifting, quiet = await status_of(browse, fixed_model, fresh_model(name="quiet"))
     assert (drifting["cause"]["kind"], drifting["cause"]["tap"]["layer"]) == ("mix", 1)
@@ -258,6 +290,51 @@ async def test_a_token_need_not_be_ascii(browse, fixed_model):
     async with browse(fixed_model, token="schlüssel") as http:
         given = {"authorization": b"Bearer " + "schlüssel".encode()}
         assert (await http.get("/metrics", headers=given)).status_code == 200
+
+
+OURS = (
+    "localhost",
+    "localhost:8002",
+    "LOCALHOST.",
+    "127.0.0.1",
+    "127.9.9.9:80",
+    "[::1]:8002",
+    "board.example:1",
+)
+STRANGE = (
+    "evil.example", "evil.example:8002", "127.0.0.1.evil.example", "localhost.evil.example", "[::2]", "10.0.0.1",
+    "::1x", "xboard.example", "unix:/x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [*((one, 200) for one in OURS), *((one, 421) for one in STRANGE)]
+)
+async def test_on_loopback_without_a_token_only_names_of_the_machine_are_answered(
+    browse, fixed_model, host, status
+):
+    async with browse(fixed_model, names=("Board.example",)) as http:
+        for path in ("/api/v1/status", "/metrics", "/"):
+            assert (await http.get(path, headers={"host": host})).status_code == status
+        for path in PROBES:
+            assert (await http.get(path, headers={"host": host})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"token": "s3cret"},
+        {"tls_certificate": "a.pem", "tls_key": "b.pem"},
+        {"http_host": "10.0.0.1", "insecure": True},
+    ],
+)
+def test_where_something_else_guards_the_port_any_name_will_do(given):
+    assert names_us(ServerSettings(**given))(b"evil.example")
+    assert not names_us(ServerSettings())(b"evil.example")
+
+
+def test_a_request_that_names_no_host_is_not_answered():
+    assert not names_us(ServerSettings())(None)
 
 
 @pytest.mark.parametrize("path", PROBES)

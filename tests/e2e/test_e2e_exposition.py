@@ -13,14 +13,15 @@ from contextlib import contextmanager, suppress
 import numpy as np
 import pytest
 
-from sidecar.console.http import Access, Standing, application
+from sidecar.console.access import Access
+from sidecar.console.http import Standing, application
 from sidecar.console.server import HttpServer
 from sidecar.export.catalogue import CATALOGUE, OF_FURTHER_VERSIONS, OF_OTEL, SECONDS_BUCKETS, VALUE_BUCKETS
 from sidecar.export.exposition import Exposition
 from sidecar.export.native import ZERO_THRESHOLD
 from sidecar.settings import ServerSettings
 from sidecar.sketch import Reading, RequestRows, TapSketch
-from tests.export.conftest import NOW, WINDOW, Exported, fresh_model
+from tests.export.conftest import NOW, Exported, fresh_model
 from tools.fetch import NEWER, TOOLS
 
 __all__ = ["fresh_model"]
@@ -61,8 +62,8 @@ def scraped(fresh_model, values, latencies):
         exported.serving.request_finished("digits", "1", "OK", float(seconds), "")
     app = application(
         Exposition(exported.registry, 1.0),
-        Standing([fresh], WINDOW),
-        Access(lambda _: True, lambda _: True),
+        Standing([fresh]),
+        Access(*[lambda _: True] * 3),
     )
     server = HttpServer(app, ServerSettings(http_port=0), None)
     yield f"127.0.0.1:{server.start()}"

@@ -15,7 +15,7 @@ from sidecar.types import Tap
 PAIR = (Tap(0, "resid", "blocks.0", 5), Tap(1, "resid", "blocks.1", 3))
 SUBJECT = Subject("digits", "1", PAIR)
 RETENTION = Retention(10.0, 7.0, 100.0)
-START = 1_000_800.0
+START = 1_000_000_800.0
 
 
 def seen(number: float, channels: int, requests: int = 25) -> TapSketch:

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.timeline import History, Keeper, Retention, Store
 from sidecar.timeline.keeper import KEPT_ASIDE, WAITING
-from tests.timeline.conftest import RETENTION, START, SUBJECT, make_pane
+from tests.timeline.conftest import PAIR, RETENTION, START, SUBJECT, make_pane
 
 DAY = 86_400.0
 
@@ -82,11 +82,32 @@ def test_damage_that_a_reader_found_sets_the_store_aside(keep, path):
     assert (status.set_aside, status.panes, starts(path)) == (1, 1, [START + 10])
 
 
-@pytest.mark.parametrize("jump", [-30 * DAY, 30 * DAY])
-def test_a_clock_that_jumps_sets_the_store_aside(keep, path, jump):
+def steps(path):
+    with History(path, dict).open() as found:
+        return [
+            (pane.start, found.merged([pane], PAIR[0]).counts.requests) for pane in found.steps("digits", "1")
+        ]
+
+
+def test_a_clock_that_jumps_back_sets_the_store_aside(keep, path):
     keep(make_pane(START))
-    status = keep(make_pane(START + jump), now=START + jump)
-    assert (status.set_aside, status.panes, starts(path)) == (1, 1, [START + jump])
+    status = keep(make_pane(START - 30 * DAY), now=START - 30 * DAY)
+    assert (status.set_aside, status.panes, starts(path)) == (1, 1, [START - 30 * DAY])
+
+
+def test_a_pause_of_any_length_sets_nothing_aside_and_lets_old_panes_go(keep, path, caplog):
+    keep(make_pane(START))
+    status = keep(make_pane(START + 30 * DAY), now=START + 30 * DAY)
+    assert (status.set_aside, status.panes, starts(path), aside(path)) == (0, 1, [START + 30 * DAY], [])
+    assert "nothing was kept for 2592000 s" in caplog.text
+
+
+@pytest.mark.parametrize("jump", [-30 * DAY, 30 * DAY])
+def test_training_steps_stay_whatever_the_clock_does(keep, path, jump):
+    keep(make_pane(START), make_pane(1000.0, span=0.0, requests=7), make_pane(2000.0, span=0.0))
+    for times in (1, 2, 3):
+        keep(make_pane(START + times * jump), now=START + times * jump)
+    assert steps(path) == [(1000.0, 7), (2000.0, 25)]
 
 
 def test_a_clock_that_is_set_back_a_little_is_no_jump(keep, path):
@@ -97,7 +118,7 @@ def test_a_clock_that_is_set_back_a_little_is_no_jump(keep, path):
 
 def test_few_stores_stay_aside(keep, path):
     for day in range(5):
-        keep(make_pane(START + 30 * day * DAY), now=START + 30 * day * DAY)
+        keep(make_pane(START - 30 * day * DAY), now=START - 30 * day * DAY)
     assert len(aside(path)) == KEPT_ASIDE
 
 

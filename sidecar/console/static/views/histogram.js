@@ -15,7 +15,7 @@ export function drawHistogram(place, answers, tap, { name = `layer-${tap.layer}-
   const theirs = other ? binned(other.lower, other.upper, other.count, other.total, linear, at)
     : ours.reference_count && ours.reference_total ? binned(ours.lower, ours.upper, ours.reference_count, ours.reference_total, linear, at) : null;
   const against = other ? "right" : "reference";
-  const extent = 1.08 * Math.max(...mine.map((one) => Math.max(Math.abs(at(one.lower)), Math.abs(at(one.upper)))));
+  const extent = 1.08 * Math.max(...[...mine, ...(theirs ?? [])].filter((one) => one.count).map((one) => Math.max(Math.abs(at(one.lower)), Math.abs(at(one.upper)))), 1);
   const ticks = [0];
   const [nearest, step] = room(place, 42) > 2 * DECADES ? [0, 1] : [2, 2];
   for (let power = nearest; power <= DECADES; power += step) ticks.push(linear * 10 ** power, -linear * 10 ** power);
@@ -38,8 +38,14 @@ export function drawHistogram(place, answers, tap, { name = `layer-${tap.layer}-
       x: { title: "value, logarithmic away from zero", tickmode: "array", tickvals: shown.map(at), ticktext: shown.map((one) => number(one, 2)), showgrid: true, range: [-extent, extent] },
       y: { title: "share of the values", type: "log", tickformat: "~%", dtick: decades < 2 ? "D2" : Math.ceil(decades / 5) },
     }),
-    data: () => ({ heads: ["lower", "upper", "count", ...(ours.reference_count ? ["reference_count"] : [])], rows: ours.lower.map((low, i) => [low, ours.upper[i], ours.count[i], ...(ours.reference_count ? [ours.reference_count[i]] : [])]) }),
+    data: () => (other ? bothSides(ours, other) : { heads: ["lower", "upper", "count", ...(ours.reference_count ? ["reference_count"] : [])], rows: ours.lower.map((low, i) => [low, ours.upper[i], ours.count[i], ...(ours.reference_count ? [ours.reference_count[i]] : [])]) }),
   });
+}
+
+/** Each side in cells of its own, because a cell reaches no further than what it counts. */
+function bothSides(ours, other) {
+  const rows = [["left", ours], ["right", other]].flatMap(([side, one]) => one.lower.map((low, i) => [side, low, one.upper[i], one.count[i]]));
+  return { heads: ["side", "lower", "upper", "count"], rows };
 }
 
 /** The upper edge of bars as a line, with a gap where there is none. */

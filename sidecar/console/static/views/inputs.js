@@ -31,6 +31,21 @@ export function strongest(body, answer, at) {
   );
 }
 
+/** answer: of GetCofiring about one unit. */
+export function together(body, answer, at) {
+  if (answer.detail) {
+    body.replaceChildren(el("p", { class: "quiet" }, `Not told: ${answer.detail}.`));
+    return;
+  }
+  body.replaceChildren(
+    table("Units that rise and fall with it", [
+      { head: "Unit", cell: (one) => unitLink(at, answer.tap, one.channel) },
+      { head: "Correlation of means", cell: (one) => signed(one.correlation) }, { head: "Of fire rates", cell: (one) => signed(one.firing) },
+    ], answer.others, "None by more than chance."),
+    el("p", { class: "note" }, `From one pane to the next, over ${answer.panes.toLocaleString("en")} panes of all ${answer.requests.toLocaleString("en")} requests that were observed in them. By chance the largest correlation is above ${number(answer.level, 2)} once in a hundred times, and only larger ones are listed.`),
+  );
+}
+
 /** answer: of GetInputs. */
 export async function replayed(body, answer, at) {
   if (answer.detail) {

@@ -4,7 +4,7 @@ import { axisOf, asked, change, course, href } from "../address.js";
 import { ask, inReport } from "../api.js";
 import { choice, el, figures, number, panel, share, signed, table } from "../dom.js";
 import { drawCourse } from "../plots.js";
-import { replayed, strongest } from "./inputs.js";
+import { replayed, strongest, together } from "./inputs.js";
 import { filled, nameOf, tapChoice, tapOf } from "./parts.js";
 
 const COURSES = [["mean", "Mean"], ["rms", "Rms"], ["absmax", "Largest magnitude"], ["fire_rate", "Fire rate"]];
@@ -16,9 +16,10 @@ export function neuron(content) {
   const history = panel("Over time");
   const spread = panel("Spread over panes");
   const driven = panel("What drives it");
+  const others = panel("Units that rise and fall with it");
   const inputs = panel("Inputs that are kept");
   const written = panel("Units in this report");
-  const ofRequests = inReport ? [written.section] : [driven.section, inputs.section];
+  const ofRequests = inReport ? [written.section] : [driven.section, others.section, inputs.section];
   let shown = "";
   content.replaceChildren(el("div", { class: "title" }, title, controls), now.section, history.section, ...ofRequests, spread.section);
   return async ({ at, model }) => {
@@ -33,9 +34,12 @@ export function neuron(content) {
     if (shown !== `${tap.layer} ${tap.site} ${channel}`) inputs.body.replaceChildren(el("p", { class: "quiet" }, "Running inputs again."));
     shown = `${tap.layer} ${tap.site} ${channel}`;
     const unit = { ...where, channel };
+    const { begin, end } = course(at, model);
+    const during = { begin, end };
     await Promise.all([
       ...(inReport ? [filled(written.body, (body) => listWritten(body, units, at, where, asked(at, model)))] : [
         filled(driven.body, async (body) => strongest(body, await ask("drivers", unit), at)),
+        filled(others.body, async (body) => together(body, await ask("cofiring", { ...where, ...during, channels: channel }), at)),
         filled(inputs.body, async (body) => replayed(body, await ask("inputs", unit), at)),
       ]),
       filled(now.body, (body) => standing(body, where, asked(at, model), channel)),
@@ -117,8 +121,11 @@ async function courses(body, answer, kind, tap, channel) {
 
 function quartiles(body, answer) {
   const rows = Object.entries(answer.distribution);
+  const { near_zero: low, between, at_least_6: high } = answer.magnitudes;
+  const all = low + between + high || NaN;
   body.replaceChildren(
+    figures([["Positions near 0", share(low / all)], ["Above that, below 6", share(between / all)], ["At least 6", share(high / all)]]),
     table("Of the panes", [{ head: "Of the panes", left: true, cell: ([name]) => name }, ...["Least", "A quarter below", "Median", "Three quarters below", "Largest"].map((head, place) => ({ head, cell: ([, five]) => number(five[place]) }))], rows),
-    el("p", { class: "note" }, "Of one unit five numbers a pane are kept, and not its values one by one."),
+    el("p", { class: "note" }, "Of one unit five numbers a pane are kept, and not its values one by one: shares of positions are exact, and how its means are spread is over panes."),
   );
 }

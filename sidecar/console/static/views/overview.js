@@ -151,6 +151,7 @@ async function drawTraffic(body, at, model, served, state) {
     ["Telemetry beside inference", telemetry === null ? "—" : share(telemetry)],
     ["Judged by drift", state ? number(state.judged_requests, 6) : "—"],
     ["Layers tapped", number(model.taps.length)],
+    ...(served?.layers.some((one) => one.nonfinite) ? [["NaN or infinite since the start", number(Math.max(...served.layers.map((one) => one.nonfinite))), "most in a layer"]] : []),
   ]));
   const kind = axisOf(at, model);
   // A pane that is still open has not had its time yet.

@@ -11,8 +11,8 @@ export function troubles(model, served, state, store) {
   const found = [];
   if (served && !served.ready) found.push({ text: "It does not take requests." });
   if (served && !served.instrumented) found.push({ text: `It is served without telemetry: ${served.detail || "nothing is observed"}.` });
-  const wild = served?.layers.filter((one) => one.nonfinite) ?? [];
-  if (wild.length) found.push({ tap: wild[0], text: `Layer ${nameOf(wild[0])} has had ${number(wild[0].nonfinite)} NaN or infinite values${others(wild)}.` });
+  const wild = served?.layers.filter((one) => one.nonfinite_now) ?? [];
+  if (wild.length) found.push({ tap: wild[0], text: `Layer ${nameOf(wild[0])} has had ${number(wild[0].nonfinite_now)} NaN or infinite values just now, ${number(wild[0].nonfinite)} since the start${others(wild)}.` });
   found.push(...drifting(state));
   const silent = served?.layers.filter((one) => one.silent) ?? [];
   if (silent.length) found.push({ tap: silent[0], text: `The tap of layer ${nameOf(silent[0])} reports nothing${others(silent)}.` });
