@@ -100,11 +100,9 @@ class Strongest:
             [Likeness(int(other), int(shared[other])) for other in ordered if shared[other]],
         )
 
-    def shared(self, tap: Tap, channels: Sequence[int]) -> npt.NDArray[np.int64] | None:
-        """int64[k, k] strongest requests that two of k channels share. None where `of` has None."""
+    def shared(self, tap: Tap, channels: Sequence[int]) -> npt.NDArray[np.int64]:
+        """int64[k, k] strongest requests that two of k channels share."""
         with self._lock:
-            if tap not in self._found:
-                return None
             names = self._kept[tap]["name"][list(channels)]
         named = [one[one != _UNNAMED] for one in names]
         return np.array([[np.isin(one, other).sum() for other in named] for one in named], dtype=np.int64)
