@@ -106,7 +106,7 @@ EFFECTS = Row("Effect sizes", (
     ),
     Panel(
         "Fréchet distance",
-        "Squared, of 32 projections of channel means (GPU: 5 request statistics), each in its standard deviations, the "
+        "Squared, of 32 projections of channel means, each in its standard deviations, the "
         "value expected without drift subtracted. Good: around 0.",
         "short", (_effect("sidecar_drift_frechet"),), 6, links=OF_A_TAP,
     ),
@@ -154,16 +154,15 @@ CAUSES = Row("Causes and classes", (
 BETWEEN = Row("Between requests", (
     Panel(
         "Requests that look different",
-        "Distinct firing patterns (signs of 32 projections of channel means; GPU: statistics in steps) as a share of "
+        "Distinct firing patterns (signs of 32 projections of channel means) as a share of "
         "the newest 512 requests, at the tap where it is least. Good: steady; fewer where requests repeat or resemble "
         "each other. SidecarRepetition fires when it falls to half.",
         "percentunit", (model("sidecar_instability_distinct_ratio", "min"),), 8, low=0, high=1,
     ),
     Panel(
         "Directions in which requests differ",
-        "Participation ratio and effective rank of 32 projections of channel means, 1 to 32 (GPU: of 5 request "
-        "statistics, 1 to 5), at the tap where each is least. Good: steady. 1 says that all requests differ in one way "
-        "only.",
+        "Participation ratio and effective rank of 32 projections of channel means, 1 to 32, at the tap where each "
+        "is least. Good: steady. 1 says that all requests differ in one way only.",
         "short",
         (
             model("sidecar_instability_participation_ratio", "min", f"{BY_MODEL} participation ratio"),

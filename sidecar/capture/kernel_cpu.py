@@ -58,7 +58,7 @@ from sidecar.capture.vector_block import (
 from sidecar.sketch import BINS, PROJECTIONS, SIGN_HASH
 
 # numba knows compiled code by the text of this file alone: a hash of what else goes into it, which a test holds.
-COMPILED_WITH = "350bc29733b7e1bb"
+COMPILED_WITH = "a8b479b7a7338c2c"
 
 CALL_FIELDS = 17
 
@@ -88,7 +88,6 @@ class _Bank(NamedTuple):
     histogram: Any
     sums: Any
     squares: Any
-    absmax: Any
     fires: Any
     outliers: Any
     peaks: Any
@@ -118,6 +117,13 @@ def _sign(channel):
 
 
 @njit(cache=True, nogil=True)
+def _raise_peak(peaks, channel, magnitude, code):
+    """As `layout` has peaks. magnitude: bits of a float32."""
+    if magnitude > peaks[channel] >> 32:
+        peaks[channel] = np.int64(magnitude) << 32 | np.int64(code)
+
+
+@njit(cache=True, nogil=True)
 def _add_exactly(x, first, code, limits, bank, counts, moments, projection_address):
     """The values of x, which are channels from `first` on, one by one in float64; NaN and infinities by themselves.
 
@@ -142,9 +148,7 @@ def _add_exactly(x, first, code, limits, bank, counts, moments, projection_addre
         size = abs(value)
         bank.sums[first + c] += value
         bank.squares[first + c] += value * value
-        if size > bank.absmax[first + c]:
-            bank.absmax[first + c] = size
-            bank.peaks[first + c] = code | np.int32(value < 0)
+        _raise_peak(bank.peaks, first + c, np.int64(magnitude), code | np.int32(value < 0))
         projection[(first + c) % PROJECTIONS] += _sign(first + c) * np.float32(delta)
         moments[S1] += delta
         moments[S2] += delta * delta
@@ -282,10 +286,7 @@ def _fold(held, n, tile, pivot, bank):
             squares = np.float64(held.channels[column, 1, lane])
             bank.sums[at + lane] += delta + seen * pivot
             bank.squares[at + lane] += squares + 2.0 * pivot * delta + seen * pivot * pivot
-            size = np.float64(held.channels[column, 2, lane])
-            if size > bank.absmax[at + lane]:
-                bank.absmax[at + lane] = size
-                bank.peaks[at + lane] = tallies[column, 5, lane]
+            _raise_peak(bank.peaks, at + lane, np.int64(tallies[column, 2, lane]), tallies[column, 5, lane])
             bank.fires[at + lane] += tallies[column, 3, lane]
             bank.outliers[at + lane] += tallies[column, 4, lane]
     held.channels[:] = 0
@@ -318,17 +319,17 @@ def observe(address, call_address):
     writing = carray(pointer(bank_address, np.int32(0)), (1,))[0]
     histogram = carray(pointer(histogram_address, np.int32(0)), (2, HISTOGRAM_TABLES, BINS))[writing]
     integer_cells = 2 * channels + slots * SLOT_COUNTS + CALL_CELLS
-    float_cells = PIVOT_CELLS + 3 * channels + slots * SLOT_SUMS
+    float_cells = PIVOT_CELLS + 2 * channels + slots * SLOT_SUMS
     integers = carray(pointer(integers_address, np.int64(0)), (2, integer_cells))[writing]
     floats = carray(pointer(floats_address, np.float64(0)), (2, float_cells))[writing]
     projections = projections_address + writing * slots * PROJECTIONS * 4
     peaks = carray(pointer(peaks_address, np.int64(0)), (2, channels))[writing]
     row_slot = carray(pointer(row_slot_address, np.int32(0)), ((rows + rows_per_slot - 1) // rows_per_slot,))
     slot_counts = integers[2 * channels : 2 * channels + slots * SLOT_COUNTS].reshape((slots, SLOT_COUNTS))
-    of_channels = floats[PIVOT_CELLS : PIVOT_CELLS + 3 * channels].reshape((3, channels))
-    slot_sums = floats[PIVOT_CELLS + 3 * channels :].reshape((slots, SLOT_SUMS))
+    of_channels = floats[PIVOT_CELLS : PIVOT_CELLS + 2 * channels].reshape((2, channels))
+    slot_sums = floats[PIVOT_CELLS + 2 * channels :].reshape((slots, SLOT_SUMS))
     bank = _Bank(
-        histogram, of_channels[0], of_channels[1], of_channels[2],
+        histogram, of_channels[0], of_channels[1],
         integers[:channels], integers[channels : 2 * channels], peaks,
     )  # fmt: skip
     # float16's smallest normal is 2**-14; bfloat16 has float32's exponents.

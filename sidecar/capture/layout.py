@@ -7,12 +7,12 @@ so neither waits. Per bank:
   values go to different ones, so that a run of equal values does not serialise on one counter; one on a GPU
 - integers int64[2 * C + slots * SLOT_COUNTS + CALL_CELLS]: fires[C], outliers[C], the counts of each slot, and
   the calls of the op, by which a kernel that samples takes turns; it alone writes and reads them
-- floats float64[PIVOT_CELLS + 3 * C + slots * SLOT_SUMS]: the pivot (a float32 value), then sum[C], squares[C] and
-  absmax[C], then the power sums about the pivot and the extremes of each slot
+- floats float64[PIVOT_CELLS + 2 * C + slots * SLOT_SUMS]: the pivot (a float32 value), then sum[C] and squares[C], then
+  the power sums about the pivot and the extremes of each slot
 - projections float32[slots, PROJECTIONS]: of each slot the sums of its channels about the pivot, as `sketch.project`
-  has them; [slots, 0] on a GPU, whose kernels leave them out
-- peaks int64[C]: where each channel's absmax stands, twice its slot, and one more where the value is negative; of
-  no meaning where absmax is 0. [0] on a GPU, whose kernels leave them out
+  has them
+- peaks int64[C]: in the upper half the bits of each channel's absmax, a float32; in the lower where it stands, twice
+  the slot, and one more where the value is negative. Of equal ones the first call's stays
 
 A slot belongs to one sampled request. What is known of the whole tap is the sum over its slots.
 """
@@ -45,4 +45,4 @@ def integer_cells(channels: int, slots: int) -> int:
 
 
 def float_cells(channels: int, slots: int) -> int:
-    return PIVOT_CELLS + 3 * channels + slots * SLOT_SUMS
+    return PIVOT_CELLS + 2 * channels + slots * SLOT_SUMS

@@ -13,7 +13,7 @@ from numba import njit
 from sidecar.capture.layout import ENERGY, LOGIT_SUMS, MARGIN, OUTPUT_ROWS
 
 # numba knows compiled code by the text of this file alone: a hash of what else goes into it, which a test holds.
-COMPILED_WITH = "f236a708eb9bcd1f"
+COMPILED_WITH = "cc53370cf54f9ba0"
 
 Array = npt.NDArray[Any]
 

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.library import Library
 
-from sidecar.capture.layout import PIVOT_CELLS, SLOT_SUMS
-
 KERNELS = {"cpu": "sidecar.capture.launch_cpu", "cuda": "sidecar.capture.cuda.launch"}
 """Device -> module with its `observe(x, channel_dim, state)`, imported when first used."""
 
@@ -59,8 +57,7 @@ class OpState(NamedTuple):
 
     def bounds(self) -> tuple[int, int]:
         """The most rows that `row_slot` covers, and the channels that the state was made for."""
-        channels = (self.floats.shape[1] - PIVOT_CELLS - self.slots * SLOT_SUMS) // 3
-        return self.row_slot.numel() * self.rows_per_slot, channels
+        return self.row_slot.numel() * self.rows_per_slot, self.peaks.shape[1]
 
 
 def check_bounds(rows: int, channels: int, most_rows: int, most_channels: int) -> None:

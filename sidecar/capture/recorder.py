@@ -234,8 +234,7 @@ class Recorder:
         for (tap, state), held in zip(self.states.items(), contents, strict=True):
             sketches[tap], seen = state.decode(held, used)
             rows[tap] = replace(seen, weights=weights, common=common)
-            if found := state.found_peaks(held):
-                peaks[tap] = found
+            peaks[tap] = state.found_peaks(held)
         self.banks.clear(self.states, bank, used, [_pivot(sketch.moments) for sketch in sketches.values()])
         self._used[bank] = 0
         ids, parameters = tuple(self._ids[bank][:used]), tuple(self._parameters[bank][:used])

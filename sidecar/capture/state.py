@@ -48,14 +48,13 @@ class TapState(nn.Module):
         super().__init__()
         self.channels, self.slots = channels, slots
         self._ones = project(np.ones(channels))
-        on_cpu = device.type == "cpu"
-        tables = layout.HISTOGRAM_TABLES if on_cpu else 1
+        tables = layout.HISTOGRAM_TABLES if device.type == "cpu" else 1
         shapes = {
             "histogram": ((tables, BINS), torch.int32),
             "integers": ((layout.integer_cells(channels, slots),), torch.int64),
             "floats": ((layout.float_cells(channels, slots),), torch.float64),
-            "projections": ((slots, PROJECTIONS if on_cpu else 0), torch.float32),
-            "peaks": ((channels if on_cpu else 0,), torch.int64),
+            "projections": ((slots, PROJECTIONS), torch.float32),
+            "peaks": ((channels,), torch.int64),
         }
         for name, (shape, dtype) in shapes.items():
             buffer = torch.zeros(layout.BANKS, *shape, dtype=dtype, device=device)
@@ -69,8 +68,9 @@ class TapState(nn.Module):
         slot_cells = 2 * self.channels
         self.histogram[bank].zero_()
         self.projections[bank, :used].zero_()
+        self.peaks[bank].zero_()
         integers[: slot_cells + used * layout.SLOT_COUNTS].zero_()
-        slot_cells = layout.PIVOT_CELLS + 3 * self.channels
+        slot_cells = layout.PIVOT_CELLS + 2 * self.channels
         floats[:slot_cells].zero_()
         floats[0].fill_(float(np.float32(pivot)))
         sums = floats[slot_cells:].view(self.slots, layout.SLOT_SUMS)[:used]
@@ -110,11 +110,11 @@ class TapState(nn.Module):
 
         It keeps nothing of `contents`.
         """
-        tables, integers, floats, projections, _ = contents
+        tables, integers, floats, projections, peaks = contents
         width = self.channels
         counts = integers[2 * width : 2 * width + used * layout.SLOT_COUNTS].reshape(used, layout.SLOT_COUNTS)
         first = layout.PIVOT_CELLS
-        sums = floats[first + 3 * width :].reshape(self.slots, layout.SLOT_SUMS)[:used]
+        sums = floats[first + 2 * width :].reshape(self.slots, layout.SLOT_SUMS)[:used]
         pivot = float(floats[0])
         bins = tables.sum(axis=0, dtype=np.int64)
         total = counts.sum(axis=0)
@@ -132,7 +132,7 @@ class TapState(nn.Module):
             fires=integers[:width].copy(),
             total=floats[first : first + width].copy(),
             squares=floats[first + width : first + 2 * width].copy(),
-            absmax=floats[first + 2 * width : first + 3 * width].copy(),
+            absmax=_absmax(peaks).astype(np.float64),
             outliers=integers[width : 2 * width].copy(),
         )
         sketch = TapSketch(
@@ -144,25 +144,24 @@ class TapState(nn.Module):
         means = self._mean_projections(projections[:used], counts[:, layout.POSITIONS], pivot)
         return sketch, RequestRows(_row_statistics(counts, sums, pivot), projections=means)
 
-    def found_peaks(self, contents: Contents) -> Peaks | None:
-        """Which request drove each channel of a bank most; None where the kernels do not say. It keeps nothing."""
-        *_, floats, _, codes = contents
-        if not codes.size:
-            return None
-        first = layout.PIVOT_CELLS + 2 * self.channels
-        absmax = floats[first : first + self.channels].astype(np.float32)
+    def found_peaks(self, contents: Contents) -> Peaks:
+        """Which request drove each channel of a bank most. It keeps nothing of `contents`."""
+        *_, peaks = contents
+        absmax, codes = _absmax(peaks), peaks.astype(np.int32)
         return Peaks(np.where(absmax > 0, codes >> 1, -1), np.where(codes & 1, -absmax, absmax))
 
     def _mean_projections(self, sums: Array, positions: Array, pivot: float) -> Array:
         """As in `RequestRows`, of sums about the pivot."""
-        if not sums.shape[1]:
-            return sums.copy()
         with np.errstate(divide="ignore", invalid="ignore"):
             means = sums / positions.astype(np.float32)[:, None]
         means += (pivot * self._ones).astype(np.float32)
         means[~np.isfinite(means).all(axis=1)] = np.inf
         means[positions == 0] = np.nan
         return means
+
+
+def _absmax(peaks: Array) -> Array:
+    return (peaks >> 32).astype(np.int32).view(np.float32)
 
 
 def _row_statistics(counts: Array, sums: Array, pivot: float) -> Array:

@@ -34,7 +34,6 @@ TOKENS = "input_ids"
 """The input that holds token ids, as models of Hugging Face name it."""
 
 _GONE = "this version is not observed now, and the requests that drove it are kept in memory only"
-_NOT_SAID = "on this device the kernels do not say which request a magnitude came from"
 _NONE_KEPT = "no inputs are kept: console.keep_inputs is 0, or the model runs on a GPU"
 
 _NONE_YET = (
@@ -47,12 +46,12 @@ Array = npt.NDArray[np.float32]
 def drivers(scope: Scope, asked: DriversQuestion) -> DriversAnswer:
     tap, watched = _unit(scope, asked)
     if watched is None or watched.strongest is None or watched.timeline is None:
-        return _told(tap, asked, _GONE)
+        return DriversAnswer(
+            tap=told(tap), channel=asked.channel, detail=_GONE, observed=0, requests=[], alike=[]
+        )
     observed = watched.timeline.total(tap).counts.requests
     scope.require(observed)
     found = watched.strongest.of(tap, asked.channel, ALIKE)
-    if found is None:
-        return _told(tap, asked, _NOT_SAID, observed)
     return DriversAnswer(
         tap=told(tap),
         channel=asked.channel,
@@ -60,12 +59,6 @@ def drivers(scope: Scope, asked: DriversQuestion) -> DriversAnswer:
         observed=observed,
         requests=[DriverAnswer(id=one.id, value=one.value, at=one.at) for one in found.requests],
         alike=[AlikeAnswer(channel=one.channel, shared=one.shared) for one in found.alike],
-    )
-
-
-def _told(tap: Tap, asked: DriversQuestion, detail: str, observed: int = 0) -> DriversAnswer:
-    return DriversAnswer(
-        tap=told(tap), channel=asked.channel, detail=detail, observed=observed, requests=[], alike=[]
     )
 
 

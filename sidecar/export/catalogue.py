@@ -133,7 +133,8 @@ TELEMETRY_FAILURES = Metric(
 )  # fmt: skip
 TELEMETRY_SECONDS = Metric(
     "sidecar_telemetry_seconds_total", "counter",
-    "Time telemetry took: observe ops on the request path and CPU time of the drain.", MODEL, "seconds",
+    "Time telemetry took: choosing requests and observe ops on the request path, and CPU time of the drain.",
+    MODEL, "seconds",
 )  # fmt: skip
 TELEMETRY_BUDGET = Metric(
     "sidecar_telemetry_budget_ratio", "gauge",
@@ -278,7 +279,7 @@ WASSERSTEIN = Metric(
 )  # fmt: skip
 FRECHET = Metric(
     "sidecar_drift_frechet", "gauge",
-    "Squared Frechet distance of 32 projections of channel means (GPU: 5 request statistics) from the reference, each "
+    "Squared Frechet distance of 32 projections of channel means from the reference, each "
     "in its standard deviations, its no-drift mean subtracted.", TAP,
 )  # fmt: skip
 TIMES_LEVEL = Metric(
@@ -439,17 +440,17 @@ RATE_BOUND = Metric(
 )  # fmt: skip
 DISTINCT = Metric(
     "sidecar_instability_distinct_ratio", "gauge",
-    "Share of distinct firing patterns (signs of 32 projections of channel means; GPU: statistics in steps) among the "
+    "Share of distinct firing patterns (signs of 32 projections of channel means) among the "
     "newest 512 requests at a tap, least of all taps.", MODEL, "ratio",
 )  # fmt: skip
 PARTICIPATION = Metric(
     "sidecar_instability_participation_ratio", "gauge",
-    "Directions, of 32 projections (GPU: 5 statistics), in which requests differ, (tr C)^2 / tr(C^2), least of taps.",
+    "Directions, of 32 projections, in which requests differ, (tr C)^2 / tr(C^2), least of taps.",
     MODEL, "ratio",
 )  # fmt: skip
 EFFECTIVE_RANK = Metric(
     "sidecar_instability_effective_rank", "gauge",
-    "Directions, of 32 projections (GPU: 5 statistics), in which requests differ, by eigenvalues, least of all taps.",
+    "Directions, of 32 projections, in which requests differ, by eigenvalues, least of all taps.",
     MODEL,
 )  # fmt: skip
 SELF_SIMILARITY = Metric(

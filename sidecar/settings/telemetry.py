@@ -24,7 +24,7 @@ class CaptureSettings(Section):
     client_choice: a request parameter `sidecar_sample` (bool) overrides the hash.
     near_zero: |x| at or below it counts as near zero and as not firing; a power of two keeps it exact.
     slots: sampled requests held between two drains; more are counted as dropped. By default 2048 on a CPU and
-        512 on a GPU, where 64 taps of 4,096 channels then take 30 MiB.
+        320 on a GPU, where 64 taps of 4,096 channels then take 32 MiB.
     drain_seconds: how often sketches are taken off the device.
     patience_ms: how much longer than usual an observed batch may take before its requests are answered
         by the plain variant and observation stops until the stuck one returns.
@@ -42,7 +42,7 @@ class CaptureSettings(Section):
     patience_ms: Annotated[float, Field(gt=0, le=60_000)] = 250.0
 
     def slots_on(self, device: str) -> int:
-        return self.slots or (2048 if device == "cpu" else 512)
+        return self.slots or (2048 if device == "cpu" else 320)
 
 
 class TimelineSettings(Section):

@@ -170,7 +170,7 @@ class Reading:
     ids, parameters: of each of them, as the client gave them; empty where nobody kept them.
     traces: of each of them the id of its client's trace, "" without one; empty where nobody kept them.
     outputs: of each of them; None of a model that is no classifier.
-    peaks: of taps whose kernels find them.
+    peaks: empty where nobody kept them.
     """
 
     at: float

@@ -69,25 +69,21 @@ class Strongest:
             tap: np.zeros((tap.channels, KEPT), dtype=_ENTRY) for tap in taps
         }
         self._ids: dict[int, str] = {}
-        self._found: set[Tap] = set()
         self._lock = threading.Lock()
 
     def add(self, reading: Reading) -> None:
         names = _Names(reading.ids)
         with self._lock:
             for tap, peaks in reading.peaks.items():
-                self._found.add(tap)
                 self._merge(self._kept[tap], peaks, names, reading.at)
             if self._keep == "plain":
                 self._ids |= names.found
                 if len(self._ids) > MOST_IDS:
                     self._forget()
 
-    def of(self, tap: Tap, channel: int, most: int) -> Drivers | None:
-        """most: of the channels that are alike. None where the device does not say which request it was."""
+    def of(self, tap: Tap, channel: int, most: int) -> Drivers:
+        """most: of the channels that are alike."""
         with self._lock:
-            if tap not in self._found:
-                return None
             own = self._kept[tap][channel].copy()
             names = self._kept[tap]["name"].copy()
             known = {int(name): self._ids.get(int(name)) for name in own["name"]}
@@ -104,11 +100,9 @@ class Strongest:
             [Likeness(int(other), int(shared[other])) for other in ordered if shared[other]],
         )
 
-    def shared(self, tap: Tap, channels: Sequence[int]) -> npt.NDArray[np.int64] | None:
-        """int64[k, k] strongest requests that two of k channels share. None where `of` has None."""
+    def shared(self, tap: Tap, channels: Sequence[int]) -> npt.NDArray[np.int64]:
+        """int64[k, k] strongest requests that two of k channels share."""
         with self._lock:
-            if tap not in self._found:
-                return None
             names = self._kept[tap]["name"][list(channels)]
         named = [one[one != _UNNAMED] for one in names]
         return np.array([[np.isin(one, other).sum() for other in named] for one in named], dtype=np.int64)

@@ -22,7 +22,7 @@ from sidecar.capture.observe import observe
 from sidecar.capture.state import TapState
 
 NEAR_ZERO = 2.0**-10
-SLOTS = 512
+SLOTS = 320
 HIDDEN, HEADS, INNER, LAYERS = 4096, 32, 11008, 4
 CONTEXT = 1024
 ROUNDS = 30

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from sidecar.capture import layout
 from sidecar.capture.cuda import launch
 from sidecar.capture.observe import OpState
-from sidecar.sketch import BINS, TapSketch
+from sidecar.sketch import BINS, TapSketch, project
+from sidecar.timeline import Strongest
 from tests.capture.conftest import NEAR_ZERO, Fold, plain
 from tests.capture.test_capture_kernel import assert_row_of, assert_sums_close, cases
+from tests.capture.test_capture_peaks import assert_peaks, peaks_of
+from tests.capture.test_capture_projection import assert_projected
 
 
 def kernel(x, channel_dim, *state):
@@ -34,12 +37,15 @@ def assert_all_but_the_histogram_equal(found, expected, values, pivot):
 
 
 @given(cases(), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_kernels_find_what_the_definition_says_of_each_request_and_of_the_tap(case, data):
     values, pivot = case.values, case.pivot
     rows = len(values)
     slots = data.draw(st.lists(st.integers(-1, 3), min_size=rows, max_size=rows))
-    seen = Fold(kernel, values.shape[-1], pivot, capacity=4)(case.x, slots or [-1], case.channel_dim)
+    seen = Fold(kernel, values.shape[-1], pivot, capacity=4)
+    cut = data.draw(st.integers(0, rows))
+    for part in (slice(cut), slice(cut, rows)):
+        seen(case.x[part], slots[part] or [-1], case.channel_dim)
     found, request_rows = seen.read(4)
     slot_of = np.array(slots, dtype=int)
     observed = values[slot_of >= 0]
@@ -49,7 +55,11 @@ def test_the_kernels_find_what_the_definition_says_of_each_request_and_of_the_ta
     expected = TapSketch.from_array(observed, NEAR_ZERO, len({*slots} - {-1}))
     assert_all_but_the_histogram_equal(found, expected, observed, pivot)
     for slot in range(4):
-        assert_row_of(request_rows, slot, values[slot_of == slot], pivot)
+        own = values[slot_of == slot]
+        assert_row_of(request_rows, slot, own, pivot)
+        if own.size:
+            assert_projected(request_rows.projections[slot], own, pivot)
+    assert_peaks(peaks_of(seen), values, slot_of)
 
 
 EDGES = [0.0, -0.0, 6.0, -6.0, 5.9, NEAR_ZERO, -NEAR_ZERO, 1.1 * NEAR_ZERO, 2.0**-126, 2.0**-14, 1e-40, -5e-5]
@@ -98,6 +108,72 @@ def test_equal_calls_leave_equal_bits(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     first, second = (Fold(kernel, shape[-1])(x, list(range(shape[0]))) for _ in range(2))
     assert all(map(torch.equal, first.state.buffers(), second.state.buffers()))
+
+
+PATHS = {
+    "alone": (1, 2, 70),
+    "across rows": (5, 3, 70),
+    "chunks of rows": (3, 130, 70),
+    "convolution": (2, 40, 70),
+    "few positions of a convolution": (3, 20, 70),
+}
+"""A shape for each way of `launch`."""
+
+
+@pytest.fixture(params=PATHS)
+def path(request):
+    return request.param
+
+
+def laid(values, path):
+    """A convolution has its positions side by side."""
+    x = torch.from_numpy(values.astype(np.float32))
+    return x.mT.contiguous().mT if "convolution" in path else x
+
+
+@pytest.mark.parametrize("spoiled", [0.0, 1e12, np.nan, np.inf], ids=["finite", "large", "nan", "infinite"])
+def test_a_request_is_projected_over_its_finite_values_and_all_its_positions(path, spoiled):
+    shape = PATHS[path]
+    values = np.random.default_rng(0).normal(3, 1, shape).astype(np.float32)
+    if spoiled:
+        values[:, -1, 40] = spoiled
+    _, rows = Fold(kernel, 70, pivot=1.5)(laid(values, path), range(shape[0])).read(shape[0])
+    counted = np.where(np.isfinite(values), values, 1.5).astype(np.float64)
+    assert rows.projections == pytest.approx(project(counted.mean(axis=1)), rel=1e-5, abs=1e-4)
+
+
+def test_a_projection_that_float32_cannot_hold_is_infinite_throughout(path):
+    values = np.ones(PATHS[path])
+    values[0] = 3e38
+    _, rows = Fold(kernel, 70)(laid(values, path), range(len(values))).read(len(values))
+    assert np.isposinf(rows.projections[0]).all()
+    assert np.isfinite(rows.projections[1:]).all()
+
+
+@pytest.mark.parametrize("value", [2.0, -2.0, 3e38, -3e38])
+def test_of_equal_magnitudes_the_first_requests_stays(path, value):
+    x = laid(np.full(PATHS[path], value), path)
+    slots = list(range(1, len(x) + 1))
+    found = peaks_of(Fold(kernel, 70)(x, slots)(-x, [slot - 1 for slot in slots]))
+    assert found.requests.tolist() == [1] * 70
+    assert (found.values == np.float32(value)).all()
+
+
+def test_of_equal_magnitudes_in_many_rows_that_of_the_lowest_slot_stays():
+    found = peaks_of(Fold(kernel, 8)(torch.ones(140, 1, 8), [1] * 128 + [0] * 12))
+    assert found.requests.tolist() == [0] * 8
+
+
+def test_the_requests_that_drove_a_channel_are_named(make_recorder, make_request, tap):
+    recorder, kept = make_recorder(), Strongest([tap], "plain")
+    state = recorder.states[tap]
+    for ids, x in (("ab", [[1.0, -5.0, 0.0], [2.0, 4.0, 0.0]]), ("cd", [[3.0, 6.0, 0.0], [-4.0, 1.0, 0.0]])):
+        recorder.open([make_request(id) for id in ids])
+        kernel(torch.tensor(x), -1, recorder.row_slot, 1, recorder.bank, *state.held, state.slots, NEAR_ZERO)
+        recorder.close()
+        kept.add(recorder.drain(0.0))
+    for channel, expected in enumerate(([("d", -4.0), ("b", 2.0)], [("c", 6.0), ("a", -5.0)], [])):
+        assert [(one.id, one.value) for one in kept.of(tap, channel, 1).requests] == expected
 
 
 def test_a_convolutions_output_is_read_where_it_lies():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.capture.observe import observe
-from sidecar.capture.state import TapState
 from tests.capture.conftest import KERNELS, NEAR_ZERO, Fold
 from tests.capture.test_capture_kernel import cases
 
@@ -30,7 +30,11 @@ def test_a_peak_stands_in_a_request_that_has_that_value_however_its_rows_are_cut
     for part in (slice(cut), slice(cut, rows)):
         if slots[part].size:
             seen(case.x[part], slots[part].tolist(), case.channel_dim)
-    found = peaks_of(seen)
+    assert_peaks(peaks_of(seen), values, slots)
+
+
+def assert_peaks(found, values, slots):
+    """values [rows, positions, C], slots [rows]."""
     finite = np.where(np.isfinite(values), values, 0).astype(np.float32)
     largest = np.abs(finite[slots >= 0]).max(axis=(0, 1), initial=0.0)
     assert np.array_equal(np.abs(found.values), largest)
@@ -40,16 +44,19 @@ def test_a_peak_stands_in_a_request_that_has_that_value_however_its_rows_are_cut
     assert stands[largest > 0].all()
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_of_equal_magnitudes_the_first_requests_stays(kernel, sign):
+    x = torch.full((3, 40, 5), 2.0 * sign)
+    found = peaks_of(Fold(kernel, 5)(x, [1, 2, 3])(-x, [0, 1, 2]))
+    assert found.requests.tolist() == [1] * 5
+    assert found.values.tolist() == [2.0 * sign] * 5
+
+
 def test_a_bank_that_was_cleared_remembers_no_peak(kernel):
     seen = Fold(kernel, 5)(torch.full((2, 30, 5), -3.0), [1, 2])
     assert peaks_of(seen).values.tolist() == [-3.0] * 5
     seen.state.clear(0, used=3, pivot=0.0)
     assert peaks_of(seen).requests.tolist() == [-1] * 5
-
-
-def test_a_device_whose_kernels_do_not_say_has_no_peaks():
-    state = TapState(5, 4, torch.device("meta"))
-    assert state.peaks.shape == (2, 0)
 
 
 def test_a_reading_names_the_request_of_each_peak(make_recorder, make_request, tap):

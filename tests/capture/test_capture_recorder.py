@@ -221,7 +221,7 @@ def test_a_model_thread_and_a_drain_thread_lose_and_double_nothing(
 
 def test_memory_is_the_size_of_both_banks(make_recorder):
     recorder = make_recorder(slots=16)
-    bank = 4 * 4096 * 4 + (2 * 3 + 16 * 9 + 1) * 8 + (1 + 3 * 3 + 16 * 6) * 8 + 16 * 32 * 4 + 3 * 8
+    bank = 4 * 4096 * 4 + (2 * 3 + 16 * 9 + 1) * 8 + (1 + 2 * 3 + 16 * 6) * 8 + 16 * 32 * 4 + 3 * 8
     assert recorder.memory() == 2 * bank
 
 

@@ -55,7 +55,7 @@ class Inputs:
         return found
 
 
-def watched(replay=None, keep="hashed", requests=REQUESTS, peaks=True):
+def watched(replay=None, keep="hashed", requests=REQUESTS):
     """Request i, in a reading of its own, drove channel c of every tap to -(i + c)."""
     timeline, strongest = Timeline(TAPS, 10.0, 6, lambda: NOW), Strongest(TAPS, keep)
     for number in range(requests):
@@ -63,7 +63,7 @@ def watched(replay=None, keep="hashed", requests=REQUESTS, peaks=True):
         found = Peaks(np.zeros(CHANNELS, np.int32), -(number + np.arange(CHANNELS, dtype=np.float32)))
         reading = Reading(
             NOW, {tap: TapSketch.from_array(seen, 2.0**-10, 1) for tap in TAPS}, {}, 1,
-            ids=[f"r{number}"], peaks=dict.fromkeys(TAPS, found) if peaks else {},
+            ids=[f"r{number}"], peaks=dict.fromkeys(TAPS, found),
         )  # fmt: skip
         timeline.add(reading)
         strongest.add(reading)

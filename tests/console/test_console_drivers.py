@@ -34,12 +34,6 @@ async def test_requests_and_inputs_are_named_as_the_settings_let_them_be_seen(as
         assert answer[listed][0]["id"] == shown
 
 
-async def test_kernels_that_do_not_say_are_told_of(ask, driven):
-    answer = await ask("drivers", driven(peaks=False), **UNIT)
-    assert (answer["requests"], answer["observed"]) == ([], REQUESTS)
-    assert "the kernels do not say" in answer["detail"]
-
-
 @pytest.mark.parametrize("method", ["drivers", "inputs"])
 async def test_of_a_version_that_is_not_served_nothing_is_known(ask, method):
     assert "not observed now" in (await ask(method, **UNIT))["detail"]

@@ -18,7 +18,7 @@ from sidecar.sketch import RequestRows, TapSketch
 from sidecar.types import InferRequest, Tap
 
 NEAR_ZERO = 2.0**-10
-SLOTS = 512
+SLOTS = 320
 
 
 def pytest_collection_modifyitems(items):

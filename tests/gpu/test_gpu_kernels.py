@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sidecar.capture.layout import HISTOGRAM_SHARE
+from sidecar.sketch import project
 
 SHAPES = [
     (1, 1, 4096),
@@ -76,6 +77,34 @@ def test_equal_calls_leave_equal_bits(fold, special, shape):
     channels = shape[-1] if len(shape) > 1 else 1
     first, second = (fold(channels)(x, range(shape[0])) for _ in range(2))
     assert torch.equal(torch.cat(first.state.pack(0)), torch.cat(second.state.pack(0)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES[:-1])
+def test_each_request_is_projected_over_its_finite_values(fold, special, shape, dtype, share):
+    x = activation(shape, dtype, special[~(np.isfinite(special) & (np.abs(special) > 1e5))], share)
+    _, rows = fold(shape[-1], pivot=0.25)(x, range(shape[0])).read(shape[0])
+    values = x.double().cpu().numpy()
+    expected = project(np.where(np.isfinite(values), values, 0.25).mean(axis=1))
+    reach = np.nan_to_num(np.abs(values), posinf=0.0).mean(axis=1).sum(axis=1, keepdims=True)
+    assert (np.abs(rows.projections - expected) <= 1e-5 * reach + 1e-4).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES[:-1])
+def test_each_channels_largest_magnitude_stands_in_the_request_that_is_named(
+    fold, special, shape, dtype, share
+):
+    x = activation(shape, dtype, special, share)
+    seen = fold(shape[-1])(x, range(shape[0]))
+    found = seen.state.found_peaks(seen.state.unpack(torch.cat(seen.state.pack(0)).cpu()))
+    values = x.float().cpu().numpy()
+    values[~np.isfinite(values)] = 0
+    assert np.array_equal(np.abs(found.values), np.abs(values).max(axis=(0, 1)))
+    of_request = values.transpose(2, 0, 1)[np.arange(shape[-1]), np.maximum(found.requests, 0)]
+    assert (of_request == found.values[:, None]).any(axis=1).all()
 
 
 def test_each_request_has_the_statistics_of_its_own_values(fold):

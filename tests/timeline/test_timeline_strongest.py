@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sidecar.sketch import Peaks, Reading
 from sidecar.timeline import Strongest, strongest
-from sidecar.timeline.strongest import KEPT, hashed
+from sidecar.timeline.strongest import KEPT, Drivers, hashed
 from sidecar.types import Tap
 
 TAP = Tap(0, "resid", "blocks.0", 3)
@@ -79,10 +79,10 @@ def test_channels_are_alike_that_share_their_strongest_requests():
     assert of(kept, 0).alike == [(1, 3)]
 
 
-def test_nothing_is_said_of_a_tap_whose_kernels_find_no_peaks():
+def test_a_tap_that_no_request_has_reached_has_no_strongest():
     kept = Strongest([TAP], "hashed")
     kept.add(Reading(5.0, {}, {}, 1, ids=["a"]))
-    assert of(kept) is None
+    assert of(kept) == Drivers([], [])
 
 
 def test_ids_that_no_channel_names_any_more_are_forgotten(monkeypatch):

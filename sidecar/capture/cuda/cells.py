@@ -15,6 +15,12 @@ CALL_CELLS = tl.constexpr(layout.CALL_CELLS)
 SLOT_COUNTS = tl.constexpr(layout.SLOT_COUNTS)
 SLOT_SUMS = tl.constexpr(layout.SLOT_SUMS)
 BINS = tl.constexpr(sketch.BINS)
+PROJECTIONS = tl.constexpr(sketch.PROJECTIONS)
+HIGHEST = tl.constexpr(2**31 - 1)
+
+_SPREAD = tl.constexpr(sketch.SIGN_HASH[0])
+_FOLD = tl.constexpr(sketch.SIGN_HASH[1])
+_MIX = tl.constexpr(sketch.SIGN_HASH[2])
 
 # Buckets from here on, about 2**-20 < |x| <= 2**12, are counted in the program, others one by one in the state.
 _FIRST = tl.constexpr((127 - 20) * 8)
@@ -36,7 +42,7 @@ def integer_cells(channels, slots):
 
 @triton.jit
 def float_cells(channels, slots):
-    return PIVOT_CELLS + 3 * channels + slots * SLOT_SUMS
+    return PIVOT_CELLS + 2 * channels + slots * SLOT_SUMS
 
 
 @triton.jit
@@ -45,14 +51,47 @@ def calls_cell(integers, channels, slots):
 
 
 @triton.jit
-def add_channels(floats, integers, channels, at, mask, total, squares, absmax, fires, outliers):
+def project(sums, columns, LINES: tl.constexpr, WIDTH: tl.constexpr):
+    """Sums [LINES, WIDTH] of the channels `columns` -> [LINES, PROJECTIONS], as `sketch.project` has them.
+
+    The first channel is one of bucket 0, or all lie in one run of WIDTH buckets.
+    """
+    hashed = (columns // 16 + 1).to(tl.uint32) * _SPREAD
+    hashed = (hashed ^ (hashed >> _FOLD)) * _MIX
+    negative = (hashed >> (16 + columns % 16).to(tl.uint32)) & 1
+    signed = tl.where((negative != 0)[None, :], -sums, sums)
+    if WIDTH >= PROJECTIONS:
+        projected = tl.sum(tl.reshape(signed, [LINES, WIDTH // PROJECTIONS, PROJECTIONS]), 1)
+    else:
+        in_each = tl.broadcast_to(signed[:, None, :], [LINES, PROJECTIONS // WIDTH, WIDTH])
+        run = tl.min(columns, 0) % PROJECTIONS // WIDTH
+        own = tl.arange(0, PROJECTIONS) // WIDTH == run
+        projected = tl.where(own[None, :], tl.reshape(in_each, [LINES, PROJECTIONS]), 0.0)
+    return projected
+
+
+@triton.jit
+def add_projection(projections, slot, found):
+    """found[PROJECTIONS] into one slot, which nobody else writes."""
+    cell = projections + slot * PROJECTIONS + tl.arange(0, PROJECTIONS)
+    tl.store(cell, tl.load(cell) + found)
+
+
+@triton.jit
+def add_sums(floats, channels, at, mask, total, squares):
     """Into the channels `at`, which nobody else writes."""
     cell = floats + PIVOT_CELLS + at
     tl.store(cell, tl.load(cell, mask=mask) + total, mask=mask)
     cell += channels
     tl.store(cell, tl.load(cell, mask=mask) + squares, mask=mask)
-    cell += channels
-    tl.store(cell, tl.maximum(tl.load(cell, mask=mask), absmax.to(tl.float64)), mask=mask)
+
+
+@triton.jit
+def add_sizes(integers, peaks, channels, at, mask, absmax, code, fires, outliers):
+    """The same. absmax: bits of a float32."""
+    cell = peaks + at
+    peak = tl.load(cell, mask=mask, other=0)
+    tl.store(cell, (absmax.to(tl.int64) << 32) | code, mask=mask & (absmax > (peak >> 32)))
     cell = integers + at
     tl.store(cell, tl.load(cell, mask=mask) + fires, mask=mask)
     cell += channels
@@ -65,7 +104,7 @@ def add_slot(
     values, zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, outliers, positions,
 ):  # fmt: skip
     """Scalars into one slot, which nobody else writes."""
-    cell = floats + PIVOT_CELLS + 3 * channels + slot * SLOT_SUMS
+    cell = floats + PIVOT_CELLS + 2 * channels + slot * SLOT_SUMS
     tl.store(cell, tl.load(cell) + s1)
     tl.store(cell + 1, tl.load(cell + 1) + s2)
     tl.store(cell + 2, tl.load(cell + 2) + s3)

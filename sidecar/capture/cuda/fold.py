@@ -20,21 +20,21 @@ import triton.language as tl
 from sidecar.capture import layout
 from sidecar.capture.cuda.cells import (
     BINS,
-    add_channels,
+    PROJECTIONS,
+    SLOT_COUNTS,
     add_keys,
+    add_projection,
     add_slot,
     calls_cell,
     float_cells,
     integer_cells,
+    project,
     widen,
 )
-
-MOST_STEPS = 4095
-"""Of one program: two counts share a float32."""
+from sidecar.capture.cuda.scratch import PACKED, line_out, projection_out, sizes_out, sums_out
 
 _OUTLIER = tl.constexpr(layout.OUTLIER)
 _SHARE = tl.constexpr(layout.HISTOGRAM_SHARE)
-_PACKED = tl.constexpr(MOST_STEPS + 1)
 _INFINITY = tl.constexpr(float("inf"))
 
 # A fourth power sum beyond it is near float32's end.
@@ -58,7 +58,7 @@ def _smallest():
 def _add(value, held, pivot, near_zero, TINY: tl.constexpr, s1, s2, s3, s4, low, high, sizes, smalls):
     """One tile into its accumulators, where `held`; that is True in the common loop, and costs nothing.
 
-    sizes: fires + _PACKED * outliers. smalls: zeros + _PACKED * (zeros and subnormals). Counted in float32,
+    sizes: fires + PACKED * outliers. smalls: zeros + PACKED * (zeros and subnormals). Counted in float32,
     exact this far: to compare and add takes two instructions in floats, three in integers.
     """
     delta = tl.where(held, value - pivot, 0.0)
@@ -73,56 +73,17 @@ def _add(value, held, pivot, near_zero, TINY: tl.constexpr, s1, s2, s3, s4, low,
         tl.maximum(high, tl.where(held, value, -_INFINITY)),
         sizes
         + (held & (size > near_zero)).to(tl.float32)
-        + (held & (size >= _OUTLIER)).to(tl.float32) * _PACKED,
+        + (held & (size >= _OUTLIER)).to(tl.float32) * PACKED,
         smalls
         + (held & (size < _smallest())).to(tl.float32)
-        + (held & (size < TINY)).to(tl.float32) * _PACKED,
+        + (held & (size < TINY)).to(tl.float32) * PACKED,
     )
 
 
 @triton.jit
-def _channels_out(
-    floats, integers, sums, counts, group, channels, columns, inside,
-    total, squares, absmax, fires, outliers, ALONE: tl.constexpr,
-):  # fmt: skip
-    if ALONE:
-        add_channels(floats, integers, channels, columns, inside, total, squares, absmax, fires, outliers)
-    else:
-        apart = tl.num_programs(1).to(tl.int64) * channels
-        at = group.to(tl.int64) * channels + columns
-        tl.store(sums + at, total, mask=inside)
-        tl.store(sums + apart + at, squares, mask=inside)
-        tl.store(counts + at, absmax.to(tl.int32, bitcast=True), mask=inside)
-        tl.store(counts + apart + at, fires, mask=inside)
-        tl.store(counts + 2 * apart + at, outliers, mask=inside)
-
-
-@triton.jit
-def _line_out(
-    sums, counts, at, exists, apart, s1, s2, s3, s4, low, high,
-    values, zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, outliers, positions,
-):  # fmt: skip
-    tl.store(sums + at, s1, mask=exists)
-    tl.store(sums + apart + at, s2, mask=exists)
-    tl.store(sums + 2 * apart + at, s3, mask=exists)
-    tl.store(sums + 3 * apart + at, s4, mask=exists)
-    tl.store(sums + 4 * apart + at, low, mask=exists)
-    tl.store(sums + 5 * apart + at, high, mask=exists)
-    tl.store(counts + at, values, mask=exists)
-    tl.store(counts + apart + at, zeros, mask=exists)
-    tl.store(counts + 2 * apart + at, near_zeros, mask=exists)
-    tl.store(counts + 3 * apart + at, nan, mask=exists)
-    tl.store(counts + 4 * apart + at, pos_inf, mask=exists)
-    tl.store(counts + 5 * apart + at, neg_inf, mask=exists)
-    tl.store(counts + 6 * apart + at, subnormals, mask=exists)
-    tl.store(counts + 7 * apart + at, outliers, mask=exists)
-    tl.store(counts + 8 * apart + at, positions, mask=exists)
-
-
-@triton.jit
 def _walk_exactly(
-    start, stride, length, steps, first_column, channel_stride, pivot, near_zero,
-    floats, integers, sums, counts, group, channels,
+    start, stride, slot, length, steps, first_column, channel_stride, pivot, near_zero,
+    floats, integers, peaks, sums, counts, group, channels,
     TINY: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, ALONE: tl.constexpr,
 ):  # fmt: skip
     """The whole of a program again in float64, NaN and infinities into their counters.
@@ -136,6 +97,7 @@ def _walk_exactly(
     line4 = line1
     minimum = line1 + _INFINITY
     maximum = line1 - _INFINITY
+    projected = tl.zeros([LINES, PROJECTIONS], tl.float32)
     zeros = tl.zeros([LINES], tl.int32)
     near_zeros = zeros
     nan = zeros
@@ -187,11 +149,12 @@ def _walk_exactly(
             s2 += square
             s3 += square * delta
             s4 += square * square
-        absmax = tl.maximum(tl.maximum(tl.max(high, 0), -tl.min(low, 0)), 0.0)
-        _channels_out(
-            floats, integers, sums, counts, group, channels, columns, inside,
-            tl.sum(total, 0), tl.sum(squares, 0), absmax, tl.sum(fired, 0), tl.sum(over, 0), ALONE,
+        sums_out(floats, sums, group, channels, columns, inside, tl.sum(total, 0), tl.sum(squares, 0), ALONE)
+        sizes_out(
+            integers, peaks, counts, group, channels, columns, inside,
+            slot, low, high, tl.sum(fired + over * PACKED, 0), ALONE,
         )  # fmt: skip
+        projected += project(s1.to(tl.float32), columns, LINES, NARROW)
         line1 += tl.sum(s1, 1)
         line2 += tl.sum(s2, 1)
         line3 += tl.sum(s3, 1)
@@ -206,7 +169,7 @@ def _walk_exactly(
         subnormals += tl.sum(small - zero, 1)
         line_outliers += tl.sum(over, 1)
     return (
-        line1, line2, line3, line4, minimum, maximum,
+        line1, line2, line3, line4, minimum, maximum, projected,
         zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, line_outliers,
     )  # fmt: skip
 
@@ -223,7 +186,7 @@ def _count_all(x, histogram, positions, channels, position_stride, channel_strid
 
 @triton.jit(do_not_specialize=["rows", "positions", "rows_per_slot", "slots", "chunks", "chunk"])
 def fold(
-    x, row_slot, bank, histogram, integers, floats, sums, counts,
+    x, row_slot, bank, histogram, integers, floats, projections, peaks, sums, counts,
     rows, positions, channels, row_stride, position_stride, channel_stride,
     rows_per_slot, tables, slots, chunks, chunk, near_zero,
     TINY: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr, ACROSS: tl.constexpr, ALONE: tl.constexpr,
@@ -231,9 +194,7 @@ def fold(
     """x[rows, positions, channels], strides in elements. A row is cut into `chunks` of `chunk` positions.
 
     Grid (blocks of WIDTH channels, groups). A group is a chunk of a row, ACROSS it is LINES whole rows.
-    Scratch, channels before lines: sums float64[2, groups, channels] (sum, squares) and float64[SLOT_SUMS,
-    blocks, rows * chunks], counts int32[3, groups, channels] (bits of a float32 absmax, fires, outliers) and
-    int32[SLOT_COUNTS, blocks, rows * chunks].
+    Scratch is as in `scratch`.
     """
     block = tl.program_id(0)
     group = tl.program_id(1)
@@ -290,6 +251,9 @@ def fold(
             value, held, pivot, near_zero, TINY, s1, s2, s3, s4, low, high, sizes, smalls
         )
 
+    # Not before the loop, which has few registers to spare.
+    projections += writing * slots * PROJECTIONS
+    peaks += writing * channels
     # Lines and channels outside the activation have accumulated `other`.
     s1 = tl.where(mask, s1, 0.0)
     s2 = tl.where(mask, s2, 0.0)
@@ -302,41 +266,42 @@ def fold(
 
     values = length * tl.minimum(channels - block * WIDTH, WIDTH)
     if tl.max(tl.max(tl.where(s4 < _LARGEST, 0, 1), 1), 0) == 0:
-        vectors = tl.sum(length, 0).to(tl.float64)
-        shift = tl.sum(s1, 0).to(tl.float64)
-        total = shift + vectors * pivot64
-        squares = tl.sum(s2, 0).to(tl.float64) + 2 * pivot64 * shift + vectors * pivot64 * pivot64
-        absmax = tl.maximum(tl.maximum(tl.max(high, 0), -tl.min(low, 0)), 0.0)
-        _channels_out(
-            floats, integers, sums, counts, group, channels, columns, inside,
-            total, squares, absmax, tl.sum(sizes % _PACKED, 0), tl.sum(sizes // _PACKED, 0), ALONE,
-        )  # fmt: skip
         line1 = tl.sum(s1, 1).to(tl.float64)
         line2 = tl.sum(s2, 1).to(tl.float64)
         line3 = tl.sum(s3, 1).to(tl.float64)
         line4 = tl.sum(s4, 1).to(tl.float64)
         minimum = tl.min(low, 1).to(tl.float64)
         maximum = tl.max(high, 1).to(tl.float64)
-        zeros = tl.sum(smalls % _PACKED, 1)
-        near_zeros = values - tl.sum(sizes % _PACKED, 1)
+        zeros = tl.sum(smalls % PACKED, 1)
+        near_zeros = values - tl.sum(sizes % PACKED, 1)
         nan = tl.zeros([LINES], tl.int32)
         pos_inf = nan
         neg_inf = nan
-        subnormals = tl.sum(smalls // _PACKED, 1) - zeros
-        outliers = tl.sum(sizes // _PACKED, 1)
+        subnormals = tl.sum(smalls // PACKED, 1) - zeros
+        outliers = tl.sum(sizes // PACKED, 1)
+        sizes_out(
+            integers, peaks, counts, group, channels, columns, inside,
+            slot, low, high, tl.sum(sizes, 0), ALONE,
+        )  # fmt: skip
+        vectors = tl.sum(length, 0).to(tl.float64)
+        shift = tl.sum(s1, 0).to(tl.float64)
+        total = shift + vectors * pivot64
+        squares = tl.sum(s2, 0).to(tl.float64) + 2 * pivot64 * shift + vectors * pivot64 * pivot64
+        sums_out(floats, sums, group, channels, columns, inside, total, squares, ALONE)
+        projected = project(s1, columns, LINES, WIDTH)
     else:
         (
-            line1, line2, line3, line4, minimum, maximum,
+            line1, line2, line3, line4, minimum, maximum, projected,
             zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, outliers,
         ) = _walk_exactly(
-            start, stride, length, tl.max(length, 0), block * WIDTH, channel_stride, pivot64, near_zero,
-            floats, integers, sums, counts, group, channels, TINY, LINES, WIDTH, ALONE,
+            start, stride, slot, length, tl.max(length, 0), block * WIDTH, channel_stride, pivot64, near_zero,
+            floats, integers, peaks, sums, counts, group, channels, TINY, LINES, WIDTH, ALONE,
         )  # fmt: skip
 
     counted = tl.where(block == 0, length, 0)
     if not ACROSS:
         line1, line2, line3, line4 = tl.sum(line1, 0), tl.sum(line2, 0), tl.sum(line3, 0), tl.sum(line4, 0)
-        minimum, maximum = tl.min(minimum, 0), tl.max(maximum, 0)
+        minimum, maximum, projected = tl.min(minimum, 0), tl.max(maximum, 0), tl.sum(projected, 0)
         values, zeros, near_zeros = tl.sum(values, 0), tl.sum(zeros, 0), tl.sum(near_zeros, 0)
         nan, pos_inf, neg_inf = tl.sum(nan, 0), tl.sum(pos_inf, 0), tl.sum(neg_inf, 0)
         subnormals, outliers, counted = tl.sum(subnormals, 0), tl.sum(outliers, 0), tl.sum(counted, 0)
@@ -347,6 +312,7 @@ def fold(
                 floats, integers, channels, tl.max(slot, 0), line1, line2, line3, line4, minimum, maximum,
                 values, zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, outliers, counted,
             )  # fmt: skip
+            add_projection(projections, tl.max(slot, 0), projected)
             if tl.load(calls) % _SHARE == 0:
                 _count_all(
                     x, histogram + writing * tables * BINS, steps, channels, position_stride, channel_stride
@@ -358,11 +324,13 @@ def fold(
             part = row
             exists = row < rows
         before = tl.num_programs(1).to(tl.int64) * channels
-        _line_out(
-            sums + 2 * before, counts + 3 * before,
-            block * rows * chunks + part, exists, tl.num_programs(0) * rows * chunks,
+        part += block * rows * chunks
+        parts = tl.num_programs(0) * rows * chunks
+        line_out(
+            sums + 2 * before, counts + 3 * before, part, exists, parts,
             line1, line2, line3, line4, minimum, maximum,
             values, zeros, near_zeros, nan, pos_inf, neg_inf, subnormals, outliers, counted,
         )  # fmt: skip
+        projection_out(counts + 3 * before + SLOT_COUNTS * parts, part, exists, projected, ACROSS)
     if block + group == 0:
         tl.store(calls, tl.load(calls) + 1)

@@ -11,6 +11,7 @@ from sidecar.capture.cuda import fold as fold_kernel
 from sidecar.capture.cuda import merge as merge_kernel
 from sidecar.capture.layout import HISTOGRAM_SHARE, SLOT_COUNTS, SLOT_SUMS
 from sidecar.capture.observe import OpState, as_rows, check_bounds
+from sidecar.sketch import PROJECTIONS
 
 _fold: Any = fold_kernel.fold
 _merge: Any = merge_kernel.merge
@@ -73,8 +74,9 @@ def launch(x: torch.Tensor, state: OpState) -> None:
     sums = counts = None
     if not alone:
         sums = x.new_empty(2 * groups * channels + SLOT_SUMS * parts, dtype=torch.float64)
-        counts = x.new_empty(3 * groups * channels + SLOT_COUNTS * parts, dtype=torch.int32)
-    memory = (x, state.row_slot, state.bank, state.histogram, state.integers, state.floats, sums, counts)
+        counts = x.new_empty(3 * groups * channels + (SLOT_COUNTS + PROJECTIONS) * parts, dtype=torch.int32)
+    held = (state.histogram, state.integers, state.floats, state.projections, state.peaks)
+    memory = (x, state.row_slot, state.bank, *held, sums, counts)
     shape = (rows, positions, channels, row_stride, position_stride, channel_stride)
     layout = (state.rows_per_slot, state.histogram.shape[1], state.slots)
     _fold[blocks, groups](
@@ -85,7 +87,8 @@ def launch(x: torch.Tensor, state: OpState) -> None:
     if alone:
         return
     tiles = cdiv(rows * positions, tile.lines) * blocks
-    programs = cdiv(channels, MERGE_TILE["CHANNELS"]) + state.slots + cdiv(tiles, HISTOGRAM_SHARE)
+    entries = cdiv(rows, state.rows_per_slot)
+    programs = cdiv(channels, MERGE_TILE["CHANNELS"]) + 2 * entries + cdiv(tiles, HISTOGRAM_SHARE)
     _merge[programs,](
         *memory, *shape, *layout, chunks, groups, parts,
         LINES=tile.lines, WIDTH=tile.width, num_warps=4, **MERGE_TILE,

@@ -14,14 +14,20 @@ import triton.language as tl
 from sidecar.capture import layout
 from sidecar.capture.cuda.cells import (
     BINS,
-    add_channels,
+    HIGHEST,
+    PROJECTIONS,
+    SLOT_COUNTS,
     add_keys,
+    add_projection,
+    add_sizes,
     add_slot,
+    add_sums,
     calls_cell,
     float_cells,
     integer_cells,
     widen,
 )
+from sidecar.capture.cuda.scratch import PACKED
 
 _SHARE = tl.constexpr(layout.HISTOGRAM_SHARE)
 _INFINITY = tl.constexpr(float("inf"))
@@ -34,7 +40,7 @@ def _picked(cell, at, mine):
 
 @triton.jit
 def _merge_channels(
-    integers, floats, sums, counts, block, channels, groups,
+    integers, floats, peaks, sums, counts, block, channels, groups,
     GROUPS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     columns = block * WIDTH + tl.arange(0, WIDTH)
@@ -42,22 +48,59 @@ def _merge_channels(
     apart = groups.to(tl.int64) * channels
     total = tl.zeros([GROUPS, WIDTH], tl.float64)
     squares = total
-    absmax = tl.zeros([GROUPS, WIDTH], tl.float32)
-    fires = tl.zeros([GROUPS, WIDTH], tl.int32)
-    outliers = fires
+    absmax = tl.zeros([GROUPS, WIDTH], tl.int32)
+    code = absmax
+    fires = absmax
+    outliers = absmax
     for first in range(0, groups, GROUPS):
         group = first + tl.arange(0, GROUPS)
         mine = (group < groups)[:, None] & inside[None, :]
         at = group.to(tl.int64)[:, None] * channels + columns[None, :]
         total += _picked(sums, at, mine)
         squares += _picked(sums + apart, at, mine)
-        absmax = tl.maximum(absmax, _picked(counts, at, mine).to(tl.float32, bitcast=True))
-        fires += _picked(counts + apart, at, mine)
-        outliers += _picked(counts + 2 * apart, at, mine)
-    add_channels(
-        floats, integers, channels, columns, inside,
-        tl.sum(total, 0), tl.sum(squares, 0), tl.max(absmax, 0), tl.sum(fires, 0), tl.sum(outliers, 0),
+        found = _picked(counts, at, mine)
+        where = _picked(counts + apart, at, mine)
+        code = tl.where((found > absmax) | ((found == absmax) & (where < code)), where, code)
+        absmax = tl.maximum(absmax, found)
+        sizes = _picked(counts + 2 * apart, at, mine)
+        fires += sizes % PACKED
+        outliers += sizes // PACKED
+    largest = tl.max(absmax, 0)
+    add_sums(floats, channels, columns, inside, tl.sum(total, 0), tl.sum(squares, 0))
+    add_sizes(
+        integers, peaks, channels, columns, inside,
+        largest, tl.min(tl.where(absmax == largest[None, :], code, HIGHEST), 0), tl.sum(fires, 0), tl.sum(outliers, 0),
     )  # fmt: skip
+
+
+@triton.jit
+def _slot_of(row_slot, entry, PARTS: tl.constexpr):
+    """The slot of an entry of row_slot; -1 where an earlier one has the same."""
+    slot = tl.load(row_slot + entry)
+    for first in range(0, entry, PARTS):
+        at = first + tl.arange(0, PARTS)
+        earlier = tl.load(row_slot + at, mask=at < entry, other=-1)
+        slot = tl.where(tl.max((earlier == slot).to(tl.int32), 0) > 0, -1, slot)
+    return slot
+
+
+@triton.jit
+def _in_slot(row_slot, at, slot, rows, chunks, parts, rows_per_slot):
+    row = at % (rows * chunks) // chunks
+    return tl.load(row_slot + row // rows_per_slot, mask=at < parts, other=-1) == slot
+
+
+@triton.jit
+def _merge_projection(
+    row_slot, projections, found, slot, rows, chunks, parts, rows_per_slot, PARTS: tl.constexpr
+):  # fmt: skip
+    total = tl.zeros([PARTS, PROJECTIONS], tl.float32)
+    for first in range(0, parts, PARTS):
+        at = first + tl.arange(0, PARTS)
+        mine = _in_slot(row_slot, at, slot, rows, chunks, parts, rows_per_slot)
+        cell = at.to(tl.int64)[:, None] * PROJECTIONS + tl.arange(0, PROJECTIONS)[None, :]
+        total += _picked(found, cell, mine[:, None]).to(tl.float32, bitcast=True)
+    add_projection(projections, slot, tl.sum(total, 0))
 
 
 @triton.jit
@@ -82,8 +125,7 @@ def _merge_slot(
     positions = values
     for first in range(0, parts, PARTS):
         at = first + tl.arange(0, PARTS)
-        row = at % (rows * chunks) // chunks
-        mine = tl.load(row_slot + row // rows_per_slot, mask=at < parts, other=-1) == slot
+        mine = _in_slot(row_slot, at, slot, rows, chunks, parts, rows_per_slot)
         s1 += _picked(sums, at, mine)
         s2 += _picked(sums + parts, at, mine)
         s3 += _picked(sums + 2 * parts, at, mine)
@@ -99,15 +141,13 @@ def _merge_slot(
         subnormals += _picked(counts + 6 * parts, at, mine)
         outliers += _picked(counts + 7 * parts, at, mine)
         positions += _picked(counts + 8 * parts, at, mine)
-    seen = tl.sum(values, 0)
-    if seen > 0:
-        add_slot(
-            floats, integers, channels, slot,
-            tl.sum(s1, 0), tl.sum(s2, 0), tl.sum(s3, 0), tl.sum(s4, 0), tl.min(low, 0), tl.max(high, 0),
-            seen, tl.sum(zeros, 0), tl.sum(near_zeros, 0),
-            tl.sum(nan, 0), tl.sum(pos_inf, 0), tl.sum(neg_inf, 0),
-            tl.sum(subnormals, 0), tl.sum(outliers, 0), tl.sum(positions, 0),
-        )  # fmt: skip
+    add_slot(
+        floats, integers, channels, slot,
+        tl.sum(s1, 0), tl.sum(s2, 0), tl.sum(s3, 0), tl.sum(s4, 0), tl.min(low, 0), tl.max(high, 0),
+        tl.sum(values, 0), tl.sum(zeros, 0), tl.sum(near_zeros, 0),
+        tl.sum(nan, 0), tl.sum(pos_inf, 0), tl.sum(neg_inf, 0),
+        tl.sum(subnormals, 0), tl.sum(outliers, 0), tl.sum(positions, 0),
+    )  # fmt: skip
 
 
 @triton.jit
@@ -129,32 +169,43 @@ def _count_tile(
 
 @triton.jit(do_not_specialize=["rows", "positions", "rows_per_slot", "slots", "chunks", "groups", "parts"])
 def merge(
-    x, row_slot, bank, histogram, integers, floats, sums, counts,
+    x, row_slot, bank, histogram, integers, floats, projections, peaks, sums, counts,
     rows, positions, channels, row_stride, position_stride, channel_stride,
     rows_per_slot, tables, slots, chunks, groups, parts,
     GROUPS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr, LINES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Arguments as in `fold`, which left `groups` results of every channel and `parts` of lines.
+    """Arguments as in `fold`, which left `groups` results of every channel and `parts` of lines, as in `scratch`.
 
-    Grid (blocks of CHANNELS + slots + HISTOGRAM_SHARE-th of the LINES x WIDTH tiles): each program adds to
-    cells that are its own, but for the histogram.
+    Grid (blocks of CHANNELS + twice the entries of row_slot + HISTOGRAM_SHARE-th of the LINES x WIDTH tiles): each
+    program adds to cells that are its own, but for the histogram.
     """
     program = tl.program_id(0)
     blocks = tl.cdiv(channels, CHANNELS)
+    entries = tl.cdiv(rows, rows_per_slot)
     writing = tl.load(bank).to(tl.int64)
     integers += writing * integer_cells(channels, slots)
     floats += writing * float_cells(channels, slots)
+    before = groups.to(tl.int64) * channels
     if program < blocks:
-        _merge_channels(integers, floats, sums, counts, program, channels, groups, GROUPS, CHANNELS)
-    elif program < blocks + slots:
-        before = groups.to(tl.int64) * channels
-        _merge_slot(
-            row_slot, integers, floats, sums + 2 * before, counts + 3 * before,
-            program - blocks, channels, rows, chunks, parts, rows_per_slot, PARTS,
-        )  # fmt: skip
+        peaks += writing * channels
+        _merge_channels(integers, floats, peaks, sums, counts, program, channels, groups, GROUPS, CHANNELS)
+    elif program < blocks + entries:
+        slot = _slot_of(row_slot, program - blocks, PARTS)
+        if slot >= 0:
+            _merge_slot(
+                row_slot, integers, floats, sums + 2 * before, counts + 3 * before,
+                slot, channels, rows, chunks, parts, rows_per_slot, PARTS,
+            )  # fmt: skip
+    elif program < blocks + 2 * entries:
+        slot = _slot_of(row_slot, program - blocks - entries, PARTS)
+        if slot >= 0:
+            _merge_projection(
+                row_slot, projections + writing * slots * PROJECTIONS, counts + 3 * before + SLOT_COUNTS * parts,
+                slot, rows, chunks, parts, rows_per_slot, PARTS,
+            )  # fmt: skip
     else:
         # One tile of each run of _SHARE neighbours, another one at every call and in every run.
-        run = program - blocks - slots
+        run = program - blocks - 2 * entries
         turn = ((tl.load(calls_cell(integers, channels, slots)) + run) % _SHARE).to(tl.int32)
         _count_tile(
             x, row_slot, histogram + writing * tables * BINS, run * _SHARE + turn, rows, positions, channels,
