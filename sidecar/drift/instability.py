@@ -82,7 +82,7 @@ def instability(
         massive=int(window.massive().sum()),
         rms_kurtosis=window.channels.rms_kurtosis,
         churn=churn(before, window),
-        dead_channels=int(window.channels.dead().sum()) if window.channels.positions else math.nan,
+        dead_channels=float(window.channels.dead().sum()) if window.channels.positions else math.nan,
         always_on_channels=int(window.channels.always_on().sum()),
         saturated_channels=int(window.channels.saturated().sum()),
         rate_bound=window.channels.dead_rate_bound,

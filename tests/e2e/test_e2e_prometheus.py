@@ -242,6 +242,7 @@ async def test_the_drift_alert_fires_after_the_shift_and_not_before(stack):
 
 
 @pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.slow
 async def test_drift_is_notified_with_model_and_layer_and_resolved_after_the_shift(stack):
     drift = re.compile(r"(\w+): SidecarActivationDrift: digits [12]: activations of layer \d+ \(\w+\) drift")
 
