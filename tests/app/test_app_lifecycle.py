@@ -100,6 +100,13 @@ def test_seconds_of_inference_never_fall_while_a_tap_reports_before_its_run_does
     assert model.status().inference_seconds == 2.5
 
 
+def test_choosing_who_is_observed_counts_as_telemetry_and_not_as_inference(configure):
+    model = Model(configure().models[0], configure(), lambda: 0.0)
+    model.executor.seconds = 2.0
+    model.observation.recorder.opening = 250_000_000
+    assert (model.status().telemetry_seconds, model.status().inference_seconds) == (0.25, 2.0)
+
+
 def test_taps_that_match_nothing_end_the_start(configure):
     with pytest.raises(ConfigError, match=r"taps \['nope\.\*'\] match nothing"):
         Sidecar(configure({"taps": ["nope.*"]}), lambda: 0.0)

@@ -23,13 +23,15 @@ PHASE_SECONDS = 25.0
 class Machine:
     """One model thread, a drain once a second, and requests that come at random; time is simulated.
 
-    Seconds: inference of a request, tap of a sampled one, drain of a sampled one and of a drain as such.
+    Seconds: inference of a request, choosing it or not, tap of a sampled one, drain of a sampled one and of a drain as
+    such.
     """
 
     seed: int = 0
     sample_rate: float = 1.0
     route_floor: float = 0.1
     inference: float = 1e-3
+    choosing: float = 0.0
     tap: float = 60e-6
     drain: float = 10e-6
     wake: float = 100e-6
@@ -64,8 +66,8 @@ class Machine:
             taps = self.tap * cost if sample else 0.0
             self.undrained += sample is not None
             self.weights.setdefault(route, []).append(sample.weight if sample else 0.0)
-            free = self.now + inference + taps
-            self._note(free, inference=inference, taps=taps)
+            free = self.now + self.choosing + inference + taps
+            self._note(free, inference=inference, taps=taps, choosing=self.choosing)
 
     def _drain(self, cost):
         if self.undrained:
@@ -73,10 +75,9 @@ class Machine:
         self.undrained = 0
         self.next_drain += 1.0
 
-    def _note(self, at, inference=0.0, taps=0.0, drain=0.0):
-        self.spent = Spending(
-            self.spent.inference + inference, self.spent.taps + taps, self.spent.drain + drain
-        )
+    def _note(self, at, inference=0.0, taps=0.0, drain=0.0, choosing=0.0):
+        more = Spending(inference, taps, drain, choosing)
+        self.spent = Spending(*(before + now for before, now in zip(self.spent, more, strict=True)))
         self.course.append((max(at, self.course[-1][0]), self.spent.inference, sum(self.spent[1:])))
 
     def shares(self, window=10.0):
@@ -105,7 +106,30 @@ def test_load_cost_and_speed_may_jump_and_the_worst_ten_seconds_stay_within_the_
     assert machine.shares().max() <= 1.1 * BUDGET
 
 
-@pytest.mark.parametrize("costs", [{}, {"tap": 10e-6, "drain": 60e-6}], ids=["taps", "drain"])
+def test_what_choosing_costs_every_request_is_paid_out_of_the_budget():
+    machine = Machine(choosing=BUDGET / 2 * 1e-3)
+    machine.run(900)
+    assert machine.shares().max() <= 1.1 * BUDGET
+
+
+def test_the_rate_leaves_room_for_choosing():
+    free, dear = Machine(), Machine(choosing=BUDGET / 2 * 1e-3)
+    for machine in (free, dear):
+        machine.run(500)
+    assert dear.governor.rate < 0.6 * free.governor.rate
+
+
+def test_choosing_that_took_more_than_the_budget_stops_observing_at_once():
+    machine = Machine()
+    machine.spent = Spending(1.0, 0.0, 0.0, choosing=2 * BUDGET)
+    assert machine.governor.sample(request(1, sidecar_sample=True)) is None
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [{}, {"tap": 10e-6, "drain": 60e-6}, {"choosing": BUDGET / 2 * 1e-3}],
+    ids=["taps", "drain", "choosing"],
+)
 def test_most_of_the_budget_is_used_whatever_takes_it(costs):
     machine = Machine(**costs)
     machine.run(500)
