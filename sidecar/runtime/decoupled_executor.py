@@ -8,7 +8,7 @@ from contextlib import closing
 
 from sidecar.errors import Caught, OutOfMemoryError
 from sidecar.runtime.decoupled import DecoupledRuntime, Outputs, Replies
-from sidecar.runtime.executor import Executor, _Observed, byte_count
+from sidecar.runtime.executor import Executor, Observed, byte_count
 from sidecar.runtime.memory import found_no_memory
 from sidecar.types import Batch, Cost, InferReply, InferRequest, Recorder, Tensor
 
@@ -99,7 +99,7 @@ class DecoupledExecutor(Executor):
         return outputs, more, seconds
 
 
-class _Steps(_Observed):
+class _Steps(Observed):
     """One request whose replies are made, one step for each. Its seconds are those of the step that runs now.
 
     begun: this thread gives its replies.

@@ -56,7 +56,7 @@ class Executor:
         self._patience = patience
         self._batched = batched
         self._usual = usual
-        self._observed: _Observed | None = None
+        self._observed: Observed | None = None
         self._closed = threading.Event()
 
     def start(self, batches: Batches) -> None:
@@ -100,7 +100,7 @@ class Executor:
         if recorder is None or not self._opened(recorder, batch):
             self._run_plain(batch)
             return True
-        observed = self._observed = _Observed(batch)
+        observed = self._observed = Observed(batch)
         reported = recorder.nanoseconds
 
         def instrumented(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -240,7 +240,7 @@ def byte_count(tensors: Mapping[str, Tensor]) -> int:
     )
 
 
-class _Observed:
+class Observed:
     """One observed batch: its thread completes it or the watchdog abandons it, whoever claims it first."""
 
     def __init__(self, batch: Batch) -> None:

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import InvalidInputError
 from sidecar.server import bounds, codec
-from sidecar.server.wire import CONTINUES, LENGTH_DELIMITED
+from sidecar.server.wire import CONTINUES, LENGTH_DELIMITED, read_varint
 from sidecar.types import DATATYPES, InferRequest, Servable, Tensor, TensorSpec
 
 HEAD_BYTES = 1024
@@ -185,7 +185,7 @@ def _divided(raw: bytes) -> tuple[bytes, str, _Places] | None:
     while position < end - 1:
         tag, size, start = raw[position], raw[position + 1], position + 2
         if size & CONTINUES:
-            size, start = _length(raw, position + 1)
+            size, start = read_varint(raw, position + 1)
         stop = start + size
         left -= 1
         if stop > end or left < 0 or len(head) > HEAD_BYTES:
@@ -205,14 +205,3 @@ def _divided(raw: bytes) -> tuple[bytes, str, _Places] | None:
         return head, id.decode() if id else "", places
     except UnicodeDecodeError:
         return None
-
-
-def _length(raw: bytes, start: int) -> tuple[int, int]:
-    """The inverse of `wire.varint`, and the position after it; more than any message has where that is not one."""
-    found = shift = 0
-    for byte in raw[start : start + 5]:
-        found |= (byte & ~CONTINUES) << shift
-        shift += 7
-        if not byte & CONTINUES:
-            return found, start + shift // 7
-    return 1 << 40, start

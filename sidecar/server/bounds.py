@@ -13,7 +13,7 @@ import numpy as np
 
 from sidecar._pb import open_inference_pb2 as pb
 from sidecar.errors import InvalidInputError
-from sidecar.server.wire import CONTINUES, LENGTH_DELIMITED
+from sidecar.server.wire import CONTINUES, LENGTH_DELIMITED, read_varint
 
 SMALL_BYTES = 16 * 1024
 """A message of up to so many cannot become much, and is not looked at."""
@@ -128,29 +128,15 @@ class _Walk:
                 raise InvalidInputError(
                     f"the request has over {MOST_FIELDS} inputs, parameters and strings, must have fewer"
                 )
-            tag, place = _varint(raw, start)
+            tag, place = read_varint(raw, start)
             kind = tag & 7
             if kind == LENGTH_DELIMITED:
-                size, place = _varint(raw, place)
+                size, place = read_varint(raw, place)
                 end = place + size
             elif kind == _VARINT:
-                end = _varint(raw, place)[1]
+                end = read_varint(raw, place)[1]
             else:
                 end = place + {_FIXED32: 4, _FIXED64: 8}.get(kind, stop)
             end = min(end, stop)
             yield tag, start, place, end
             start = end
-
-
-def _varint(raw: bytes, start: int) -> tuple[int, int]:
-    """The integer that begins there, and where it ends; anything where none is."""
-    if start < len(raw) and (byte := raw[start]) < CONTINUES:
-        return byte, start + 1
-    found = shift = 0
-    for place in range(start, min(start + 10, len(raw))):
-        byte = raw[place]
-        found |= (byte & ~CONTINUES) << shift
-        if byte < CONTINUES:
-            return found, place + 1
-        shift += 7
-    return found, len(raw)

@@ -24,6 +24,8 @@ LENGTH_DELIMITED = 2
 CONTINUES = 0x80
 """Bit of a byte of a length: another follows."""
 
+_LONGEST_VARINT = 10
+
 _ID, _CONTENTS = (
     bytes([pb.ModelInferResponse.DESCRIPTOR.fields_by_name[name].number << 3 | LENGTH_DELIMITED])
     for name in ("id", "raw_output_contents")
@@ -69,3 +71,14 @@ def varint(value: int) -> bytes:
         value >>= 7
     found.append(value)
     return bytes(found)
+
+
+def read_varint(raw: bytes, start: int) -> tuple[int, int]:
+    """The inverse of `varint`, and the position after it; more than any message has, and its end, where none stands."""
+    found = shift = 0
+    for byte in raw[start : start + _LONGEST_VARINT]:
+        found |= (byte & ~CONTINUES) << shift
+        shift += 7
+        if not byte & CONTINUES:
+            return found, start + shift // 7
+    return 1 << 40, len(raw)

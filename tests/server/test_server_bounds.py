@@ -12,6 +12,7 @@ from sidecar._pb import open_inference_pb2 as pb
 from sidecar._pb.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from sidecar.errors import InvalidInputError
 from sidecar.server import arrivals, bounds, codec
+from sidecar.server.wire import CONTINUES, read_varint, varint
 from sidecar.types import Servable, TensorSpec
 from tests.server.infer_strategies import LARGE, field, nearly_valid, valid, wire
 
@@ -139,3 +140,15 @@ async def test_a_client_is_told_what_was_too_much(serve, method):
         )
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert "over 32768 inputs, parameters and strings, must have fewer" in await call.details()
+
+
+@given(st.integers(0, 2**63 - 1), st.binary(max_size=4), st.binary(max_size=4))
+def test_a_varint_is_read_as_it_was_written_wherever_it_stands(value, before, after):
+    written = varint(value)
+    assert read_varint(before + written + after, len(before)) == (value, len(before) + len(written))
+
+
+@given(st.binary(max_size=9))
+def test_a_varint_that_never_ends_is_more_than_any_message_has(start):
+    raw = bytes(byte | CONTINUES for byte in start)
+    assert read_varint(raw, 0) == (1 << 40, len(raw))
